@@ -432,6 +432,104 @@ func (x *SettleResponse) GetResults() []*sluicev1.AckResult {
 	return nil
 }
 
+// PullRequest is a client's pull, passed on.
+type PullRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	App           string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
+	Pull          *sluicev1.PullRequest  `protobuf:"bytes,2,opt,name=pull,proto3" json:"pull,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PullRequest) Reset() {
+	*x = PullRequest{}
+	mi := &file_sluice_node_v1_node_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PullRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PullRequest) ProtoMessage() {}
+
+func (x *PullRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_node_v1_node_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
+func (*PullRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *PullRequest) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *PullRequest) GetPull() *sluicev1.PullRequest {
+	if x != nil {
+		return x.Pull
+	}
+	return nil
+}
+
+// PullResponse is what this node had.
+type PullResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pull          *sluicev1.PullResponse `protobuf:"bytes,1,opt,name=pull,proto3" json:"pull,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PullResponse) Reset() {
+	*x = PullResponse{}
+	mi := &file_sluice_node_v1_node_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PullResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PullResponse) ProtoMessage() {}
+
+func (x *PullResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_node_v1_node_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
+func (*PullResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *PullResponse) GetPull() *sluicev1.PullResponse {
+	if x != nil {
+		return x.Pull
+	}
+	return nil
+}
+
 // GroupStatusRequest names a group.
 type GroupStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -442,7 +540,7 @@ type GroupStatusRequest struct {
 
 func (x *GroupStatusRequest) Reset() {
 	*x = GroupStatusRequest{}
-	mi := &file_sluice_node_v1_node_proto_msgTypes[8]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -454,7 +552,7 @@ func (x *GroupStatusRequest) String() string {
 func (*GroupStatusRequest) ProtoMessage() {}
 
 func (x *GroupStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_node_v1_node_proto_msgTypes[8]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -467,7 +565,7 @@ func (x *GroupStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupStatusRequest.ProtoReflect.Descriptor instead.
 func (*GroupStatusRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GroupStatusRequest) GetGroup() string {
@@ -498,7 +596,7 @@ type LaneStatus struct {
 
 func (x *LaneStatus) Reset() {
 	*x = LaneStatus{}
-	mi := &file_sluice_node_v1_node_proto_msgTypes[9]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +608,7 @@ func (x *LaneStatus) String() string {
 func (*LaneStatus) ProtoMessage() {}
 
 func (x *LaneStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_node_v1_node_proto_msgTypes[9]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +621,7 @@ func (x *LaneStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaneStatus.ProtoReflect.Descriptor instead.
 func (*LaneStatus) Descriptor() ([]byte, []int) {
-	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LaneStatus) GetTopic() string {
@@ -614,7 +712,7 @@ type GroupStatusResponse struct {
 
 func (x *GroupStatusResponse) Reset() {
 	*x = GroupStatusResponse{}
-	mi := &file_sluice_node_v1_node_proto_msgTypes[10]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +724,7 @@ func (x *GroupStatusResponse) String() string {
 func (*GroupStatusResponse) ProtoMessage() {}
 
 func (x *GroupStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_node_v1_node_proto_msgTypes[10]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +737,7 @@ func (x *GroupStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupStatusResponse.ProtoReflect.Descriptor instead.
 func (*GroupStatusResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GroupStatusResponse) GetLanes() []*LaneStatus {
@@ -675,7 +773,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_sluice_node_v1_node_proto_msgTypes[11]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +785,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_node_v1_node_proto_msgTypes[11]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +798,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Snapshot) GetVersion() uint64 {
@@ -786,7 +884,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_sluice_node_v1_node_proto_msgTypes[12]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -798,7 +896,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_node_v1_node_proto_msgTypes[12]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -811,7 +909,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Cluster) GetName() string {
@@ -891,7 +989,7 @@ type Sasl struct {
 
 func (x *Sasl) Reset() {
 	*x = Sasl{}
-	mi := &file_sluice_node_v1_node_proto_msgTypes[13]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +1001,7 @@ func (x *Sasl) String() string {
 func (*Sasl) ProtoMessage() {}
 
 func (x *Sasl) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_node_v1_node_proto_msgTypes[13]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +1014,7 @@ func (x *Sasl) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sasl.ProtoReflect.Descriptor instead.
 func (*Sasl) Descriptor() ([]byte, []int) {
-	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Sasl) GetMechanism() string {
@@ -955,7 +1053,7 @@ type Tls struct {
 
 func (x *Tls) Reset() {
 	*x = Tls{}
-	mi := &file_sluice_node_v1_node_proto_msgTypes[14]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -967,7 +1065,7 @@ func (x *Tls) String() string {
 func (*Tls) ProtoMessage() {}
 
 func (x *Tls) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_node_v1_node_proto_msgTypes[14]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -980,7 +1078,7 @@ func (x *Tls) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tls.ProtoReflect.Descriptor instead.
 func (*Tls) Descriptor() ([]byte, []int) {
-	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Tls) GetEnabled() bool {
@@ -1041,7 +1139,7 @@ type Topic struct {
 
 func (x *Topic) Reset() {
 	*x = Topic{}
-	mi := &file_sluice_node_v1_node_proto_msgTypes[15]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1053,7 +1151,7 @@ func (x *Topic) String() string {
 func (*Topic) ProtoMessage() {}
 
 func (x *Topic) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_node_v1_node_proto_msgTypes[15]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1066,7 +1164,7 @@ func (x *Topic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Topic.ProtoReflect.Descriptor instead.
 func (*Topic) Descriptor() ([]byte, []int) {
-	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Topic) GetName() string {
@@ -1145,7 +1243,7 @@ type Home struct {
 
 func (x *Home) Reset() {
 	*x = Home{}
-	mi := &file_sluice_node_v1_node_proto_msgTypes[16]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1157,7 +1255,7 @@ func (x *Home) String() string {
 func (*Home) ProtoMessage() {}
 
 func (x *Home) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_node_v1_node_proto_msgTypes[16]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1170,7 +1268,7 @@ func (x *Home) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Home.ProtoReflect.Descriptor instead.
 func (*Home) Descriptor() ([]byte, []int) {
-	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Home) GetCluster() string {
@@ -1212,7 +1310,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_sluice_node_v1_node_proto_msgTypes[17]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1224,7 +1322,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_node_v1_node_proto_msgTypes[17]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1237,7 +1335,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Group) GetName() string {
@@ -1303,7 +1401,7 @@ type SubscriptionSettings struct {
 
 func (x *SubscriptionSettings) Reset() {
 	*x = SubscriptionSettings{}
-	mi := &file_sluice_node_v1_node_proto_msgTypes[18]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1315,7 +1413,7 @@ func (x *SubscriptionSettings) String() string {
 func (*SubscriptionSettings) ProtoMessage() {}
 
 func (x *SubscriptionSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_node_v1_node_proto_msgTypes[18]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1328,7 +1426,7 @@ func (x *SubscriptionSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscriptionSettings.ProtoReflect.Descriptor instead.
 func (*SubscriptionSettings) Descriptor() ([]byte, []int) {
-	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SubscriptionSettings) GetTopic() string {
@@ -1407,7 +1505,7 @@ type NodeState struct {
 
 func (x *NodeState) Reset() {
 	*x = NodeState{}
-	mi := &file_sluice_node_v1_node_proto_msgTypes[19]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1419,7 +1517,7 @@ func (x *NodeState) String() string {
 func (*NodeState) ProtoMessage() {}
 
 func (x *NodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_node_v1_node_proto_msgTypes[19]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1432,7 +1530,7 @@ func (x *NodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeState.ProtoReflect.Descriptor instead.
 func (*NodeState) Descriptor() ([]byte, []int) {
-	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *NodeState) GetNode() *sluicev1.Node {
@@ -1480,7 +1578,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_sluice_node_v1_node_proto_msgTypes[20]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1492,7 +1590,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_node_v1_node_proto_msgTypes[20]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1505,7 +1603,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Token) GetId() string {
@@ -1554,7 +1652,7 @@ type ReceiptKey struct {
 
 func (x *ReceiptKey) Reset() {
 	*x = ReceiptKey{}
-	mi := &file_sluice_node_v1_node_proto_msgTypes[21]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1566,7 +1664,7 @@ func (x *ReceiptKey) String() string {
 func (*ReceiptKey) ProtoMessage() {}
 
 func (x *ReceiptKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_node_v1_node_proto_msgTypes[21]
+	mi := &file_sluice_node_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1579,7 +1677,7 @@ func (x *ReceiptKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptKey.ProtoReflect.Descriptor instead.
 func (*ReceiptKey) Descriptor() ([]byte, []int) {
-	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_sluice_node_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReceiptKey) GetId() uint32 {
@@ -1622,7 +1720,12 @@ const file_sluice_node_v1_node_proto_rawDesc = "" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\"\n" +
 	"\x04acks\x18\x03 \x03(\v2\x0e.sluice.v1.AckR\x04acks\"@\n" +
 	"\x0eSettleResponse\x12.\n" +
-	"\aresults\x18\x01 \x03(\v2\x14.sluice.v1.AckResultR\aresults\"*\n" +
+	"\aresults\x18\x01 \x03(\v2\x14.sluice.v1.AckResultR\aresults\"K\n" +
+	"\vPullRequest\x12\x10\n" +
+	"\x03app\x18\x01 \x01(\tR\x03app\x12*\n" +
+	"\x04pull\x18\x02 \x01(\v2\x16.sluice.v1.PullRequestR\x04pull\";\n" +
+	"\fPullResponse\x12+\n" +
+	"\x04pull\x18\x01 \x01(\v2\x17.sluice.v1.PullResponseR\x04pull\"*\n" +
 	"\x12GroupStatusRequest\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\"\xb5\x02\n" +
 	"\n" +
@@ -1730,9 +1833,10 @@ const file_sluice_node_v1_node_proto_rawDesc = "" +
 	"\x0eControlService\x12E\n" +
 	"\x04Join\x12\x1b.sluice.node.v1.JoinRequest\x1a\x1c.sluice.node.v1.JoinResponse(\x010\x01\x12V\n" +
 	"\vEnsureTopic\x12\".sluice.node.v1.EnsureTopicRequest\x1a#.sluice.node.v1.EnsureTopicResponse\x12k\n" +
-	"\x12EnsureSubscription\x12).sluice.node.v1.EnsureSubscriptionRequest\x1a*.sluice.node.v1.EnsureSubscriptionResponse2\xae\x01\n" +
+	"\x12EnsureSubscription\x12).sluice.node.v1.EnsureSubscriptionRequest\x1a*.sluice.node.v1.EnsureSubscriptionResponse2\xf1\x01\n" +
 	"\vPeerService\x12G\n" +
-	"\x06Settle\x12\x1d.sluice.node.v1.SettleRequest\x1a\x1e.sluice.node.v1.SettleResponse\x12V\n" +
+	"\x06Settle\x12\x1d.sluice.node.v1.SettleRequest\x1a\x1e.sluice.node.v1.SettleResponse\x12A\n" +
+	"\x04Pull\x12\x1b.sluice.node.v1.PullRequest\x1a\x1c.sluice.node.v1.PullResponse\x12V\n" +
 	"\vGroupStatus\x12\".sluice.node.v1.GroupStatusRequest\x1a#.sluice.node.v1.GroupStatusResponseBM\n" +
 	"\x1aio.github.sluicemq.node.v1P\x01Z-github.com/sluice-mq/sluice/gen/nodev1;nodev1b\x06proto3"
 
@@ -1748,7 +1852,7 @@ func file_sluice_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_sluice_node_v1_node_proto_rawDescData
 }
 
-var file_sluice_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_sluice_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_sluice_node_v1_node_proto_goTypes = []any{
 	(*JoinRequest)(nil),                // 0: sluice.node.v1.JoinRequest
 	(*JoinResponse)(nil),               // 1: sluice.node.v1.JoinResponse
@@ -1758,61 +1862,69 @@ var file_sluice_node_v1_node_proto_goTypes = []any{
 	(*EnsureSubscriptionResponse)(nil), // 5: sluice.node.v1.EnsureSubscriptionResponse
 	(*SettleRequest)(nil),              // 6: sluice.node.v1.SettleRequest
 	(*SettleResponse)(nil),             // 7: sluice.node.v1.SettleResponse
-	(*GroupStatusRequest)(nil),         // 8: sluice.node.v1.GroupStatusRequest
-	(*LaneStatus)(nil),                 // 9: sluice.node.v1.LaneStatus
-	(*GroupStatusResponse)(nil),        // 10: sluice.node.v1.GroupStatusResponse
-	(*Snapshot)(nil),                   // 11: sluice.node.v1.Snapshot
-	(*Cluster)(nil),                    // 12: sluice.node.v1.Cluster
-	(*Sasl)(nil),                       // 13: sluice.node.v1.Sasl
-	(*Tls)(nil),                        // 14: sluice.node.v1.Tls
-	(*Topic)(nil),                      // 15: sluice.node.v1.Topic
-	(*Home)(nil),                       // 16: sluice.node.v1.Home
-	(*Group)(nil),                      // 17: sluice.node.v1.Group
-	(*SubscriptionSettings)(nil),       // 18: sluice.node.v1.SubscriptionSettings
-	(*NodeState)(nil),                  // 19: sluice.node.v1.NodeState
-	(*Token)(nil),                      // 20: sluice.node.v1.Token
-	(*ReceiptKey)(nil),                 // 21: sluice.node.v1.ReceiptKey
-	(*sluicev1.Node)(nil),              // 22: sluice.v1.Node
-	(*sluicev1.Ack)(nil),               // 23: sluice.v1.Ack
-	(*sluicev1.AckResult)(nil),         // 24: sluice.v1.AckResult
-	(sluicev1.Order)(0),                // 25: sluice.v1.Order
+	(*PullRequest)(nil),                // 8: sluice.node.v1.PullRequest
+	(*PullResponse)(nil),               // 9: sluice.node.v1.PullResponse
+	(*GroupStatusRequest)(nil),         // 10: sluice.node.v1.GroupStatusRequest
+	(*LaneStatus)(nil),                 // 11: sluice.node.v1.LaneStatus
+	(*GroupStatusResponse)(nil),        // 12: sluice.node.v1.GroupStatusResponse
+	(*Snapshot)(nil),                   // 13: sluice.node.v1.Snapshot
+	(*Cluster)(nil),                    // 14: sluice.node.v1.Cluster
+	(*Sasl)(nil),                       // 15: sluice.node.v1.Sasl
+	(*Tls)(nil),                        // 16: sluice.node.v1.Tls
+	(*Topic)(nil),                      // 17: sluice.node.v1.Topic
+	(*Home)(nil),                       // 18: sluice.node.v1.Home
+	(*Group)(nil),                      // 19: sluice.node.v1.Group
+	(*SubscriptionSettings)(nil),       // 20: sluice.node.v1.SubscriptionSettings
+	(*NodeState)(nil),                  // 21: sluice.node.v1.NodeState
+	(*Token)(nil),                      // 22: sluice.node.v1.Token
+	(*ReceiptKey)(nil),                 // 23: sluice.node.v1.ReceiptKey
+	(*sluicev1.Node)(nil),              // 24: sluice.v1.Node
+	(*sluicev1.Ack)(nil),               // 25: sluice.v1.Ack
+	(*sluicev1.AckResult)(nil),         // 26: sluice.v1.AckResult
+	(*sluicev1.PullRequest)(nil),       // 27: sluice.v1.PullRequest
+	(*sluicev1.PullResponse)(nil),      // 28: sluice.v1.PullResponse
+	(sluicev1.Order)(0),                // 29: sluice.v1.Order
 }
 var file_sluice_node_v1_node_proto_depIdxs = []int32{
-	22, // 0: sluice.node.v1.JoinRequest.node:type_name -> sluice.v1.Node
-	11, // 1: sluice.node.v1.JoinResponse.snapshot:type_name -> sluice.node.v1.Snapshot
-	11, // 2: sluice.node.v1.EnsureTopicResponse.snapshot:type_name -> sluice.node.v1.Snapshot
-	18, // 3: sluice.node.v1.EnsureSubscriptionRequest.subscriptions:type_name -> sluice.node.v1.SubscriptionSettings
-	11, // 4: sluice.node.v1.EnsureSubscriptionResponse.snapshot:type_name -> sluice.node.v1.Snapshot
-	23, // 5: sluice.node.v1.SettleRequest.acks:type_name -> sluice.v1.Ack
-	24, // 6: sluice.node.v1.SettleResponse.results:type_name -> sluice.v1.AckResult
-	9,  // 7: sluice.node.v1.GroupStatusResponse.lanes:type_name -> sluice.node.v1.LaneStatus
-	12, // 8: sluice.node.v1.Snapshot.clusters:type_name -> sluice.node.v1.Cluster
-	15, // 9: sluice.node.v1.Snapshot.topics:type_name -> sluice.node.v1.Topic
-	17, // 10: sluice.node.v1.Snapshot.groups:type_name -> sluice.node.v1.Group
-	19, // 11: sluice.node.v1.Snapshot.nodes:type_name -> sluice.node.v1.NodeState
-	20, // 12: sluice.node.v1.Snapshot.tokens:type_name -> sluice.node.v1.Token
-	21, // 13: sluice.node.v1.Snapshot.receipt_keys:type_name -> sluice.node.v1.ReceiptKey
-	13, // 14: sluice.node.v1.Cluster.sasl:type_name -> sluice.node.v1.Sasl
-	14, // 15: sluice.node.v1.Cluster.tls:type_name -> sluice.node.v1.Tls
-	16, // 16: sluice.node.v1.Topic.homes:type_name -> sluice.node.v1.Home
-	18, // 17: sluice.node.v1.Group.subscriptions:type_name -> sluice.node.v1.SubscriptionSettings
-	25, // 18: sluice.node.v1.SubscriptionSettings.order:type_name -> sluice.v1.Order
-	22, // 19: sluice.node.v1.NodeState.node:type_name -> sluice.v1.Node
-	0,  // 20: sluice.node.v1.ControlService.Join:input_type -> sluice.node.v1.JoinRequest
-	2,  // 21: sluice.node.v1.ControlService.EnsureTopic:input_type -> sluice.node.v1.EnsureTopicRequest
-	4,  // 22: sluice.node.v1.ControlService.EnsureSubscription:input_type -> sluice.node.v1.EnsureSubscriptionRequest
-	6,  // 23: sluice.node.v1.PeerService.Settle:input_type -> sluice.node.v1.SettleRequest
-	8,  // 24: sluice.node.v1.PeerService.GroupStatus:input_type -> sluice.node.v1.GroupStatusRequest
-	1,  // 25: sluice.node.v1.ControlService.Join:output_type -> sluice.node.v1.JoinResponse
-	3,  // 26: sluice.node.v1.ControlService.EnsureTopic:output_type -> sluice.node.v1.EnsureTopicResponse
-	5,  // 27: sluice.node.v1.ControlService.EnsureSubscription:output_type -> sluice.node.v1.EnsureSubscriptionResponse
-	7,  // 28: sluice.node.v1.PeerService.Settle:output_type -> sluice.node.v1.SettleResponse
-	10, // 29: sluice.node.v1.PeerService.GroupStatus:output_type -> sluice.node.v1.GroupStatusResponse
-	25, // [25:30] is the sub-list for method output_type
-	20, // [20:25] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	24, // 0: sluice.node.v1.JoinRequest.node:type_name -> sluice.v1.Node
+	13, // 1: sluice.node.v1.JoinResponse.snapshot:type_name -> sluice.node.v1.Snapshot
+	13, // 2: sluice.node.v1.EnsureTopicResponse.snapshot:type_name -> sluice.node.v1.Snapshot
+	20, // 3: sluice.node.v1.EnsureSubscriptionRequest.subscriptions:type_name -> sluice.node.v1.SubscriptionSettings
+	13, // 4: sluice.node.v1.EnsureSubscriptionResponse.snapshot:type_name -> sluice.node.v1.Snapshot
+	25, // 5: sluice.node.v1.SettleRequest.acks:type_name -> sluice.v1.Ack
+	26, // 6: sluice.node.v1.SettleResponse.results:type_name -> sluice.v1.AckResult
+	27, // 7: sluice.node.v1.PullRequest.pull:type_name -> sluice.v1.PullRequest
+	28, // 8: sluice.node.v1.PullResponse.pull:type_name -> sluice.v1.PullResponse
+	11, // 9: sluice.node.v1.GroupStatusResponse.lanes:type_name -> sluice.node.v1.LaneStatus
+	14, // 10: sluice.node.v1.Snapshot.clusters:type_name -> sluice.node.v1.Cluster
+	17, // 11: sluice.node.v1.Snapshot.topics:type_name -> sluice.node.v1.Topic
+	19, // 12: sluice.node.v1.Snapshot.groups:type_name -> sluice.node.v1.Group
+	21, // 13: sluice.node.v1.Snapshot.nodes:type_name -> sluice.node.v1.NodeState
+	22, // 14: sluice.node.v1.Snapshot.tokens:type_name -> sluice.node.v1.Token
+	23, // 15: sluice.node.v1.Snapshot.receipt_keys:type_name -> sluice.node.v1.ReceiptKey
+	15, // 16: sluice.node.v1.Cluster.sasl:type_name -> sluice.node.v1.Sasl
+	16, // 17: sluice.node.v1.Cluster.tls:type_name -> sluice.node.v1.Tls
+	18, // 18: sluice.node.v1.Topic.homes:type_name -> sluice.node.v1.Home
+	20, // 19: sluice.node.v1.Group.subscriptions:type_name -> sluice.node.v1.SubscriptionSettings
+	29, // 20: sluice.node.v1.SubscriptionSettings.order:type_name -> sluice.v1.Order
+	24, // 21: sluice.node.v1.NodeState.node:type_name -> sluice.v1.Node
+	0,  // 22: sluice.node.v1.ControlService.Join:input_type -> sluice.node.v1.JoinRequest
+	2,  // 23: sluice.node.v1.ControlService.EnsureTopic:input_type -> sluice.node.v1.EnsureTopicRequest
+	4,  // 24: sluice.node.v1.ControlService.EnsureSubscription:input_type -> sluice.node.v1.EnsureSubscriptionRequest
+	6,  // 25: sluice.node.v1.PeerService.Settle:input_type -> sluice.node.v1.SettleRequest
+	8,  // 26: sluice.node.v1.PeerService.Pull:input_type -> sluice.node.v1.PullRequest
+	10, // 27: sluice.node.v1.PeerService.GroupStatus:input_type -> sluice.node.v1.GroupStatusRequest
+	1,  // 28: sluice.node.v1.ControlService.Join:output_type -> sluice.node.v1.JoinResponse
+	3,  // 29: sluice.node.v1.ControlService.EnsureTopic:output_type -> sluice.node.v1.EnsureTopicResponse
+	5,  // 30: sluice.node.v1.ControlService.EnsureSubscription:output_type -> sluice.node.v1.EnsureSubscriptionResponse
+	7,  // 31: sluice.node.v1.PeerService.Settle:output_type -> sluice.node.v1.SettleResponse
+	9,  // 32: sluice.node.v1.PeerService.Pull:output_type -> sluice.node.v1.PullResponse
+	12, // 33: sluice.node.v1.PeerService.GroupStatus:output_type -> sluice.node.v1.GroupStatusResponse
+	28, // [28:34] is the sub-list for method output_type
+	22, // [22:28] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_sluice_node_v1_node_proto_init() }
@@ -1826,7 +1938,7 @@ func file_sluice_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_node_v1_node_proto_rawDesc), len(file_sluice_node_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

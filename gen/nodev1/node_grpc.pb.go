@@ -203,6 +203,7 @@ var ControlService_ServiceDesc = grpc.ServiceDesc{
 
 const (
 	PeerService_Settle_FullMethodName      = "/sluice.node.v1.PeerService/Settle"
+	PeerService_Pull_FullMethodName        = "/sluice.node.v1.PeerService/Pull"
 	PeerService_GroupStatus_FullMethodName = "/sluice.node.v1.PeerService/GroupStatus"
 )
 
@@ -214,6 +215,8 @@ const (
 type PeerServiceClient interface {
 	// Settle hands acks to the node that owns their leases. The caller has authenticated the app.
 	Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error)
+	// Pull leases messages of this node's own lanes for a client that asked another node. The caller has authenticated the app.
+	Pull(ctx context.Context, in *PullRequest, opts ...grpc.CallOption) (*PullResponse, error)
 	// GroupStatus reports what this node holds of a group.
 	GroupStatus(ctx context.Context, in *GroupStatusRequest, opts ...grpc.CallOption) (*GroupStatusResponse, error)
 }
@@ -230,6 +233,16 @@ func (c *peerServiceClient) Settle(ctx context.Context, in *SettleRequest, opts 
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SettleResponse)
 	err := c.cc.Invoke(ctx, PeerService_Settle_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerServiceClient) Pull(ctx context.Context, in *PullRequest, opts ...grpc.CallOption) (*PullResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PullResponse)
+	err := c.cc.Invoke(ctx, PeerService_Pull_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -254,6 +267,8 @@ func (c *peerServiceClient) GroupStatus(ctx context.Context, in *GroupStatusRequ
 type PeerServiceServer interface {
 	// Settle hands acks to the node that owns their leases. The caller has authenticated the app.
 	Settle(context.Context, *SettleRequest) (*SettleResponse, error)
+	// Pull leases messages of this node's own lanes for a client that asked another node. The caller has authenticated the app.
+	Pull(context.Context, *PullRequest) (*PullResponse, error)
 	// GroupStatus reports what this node holds of a group.
 	GroupStatus(context.Context, *GroupStatusRequest) (*GroupStatusResponse, error)
 	mustEmbedUnimplementedPeerServiceServer()
@@ -268,6 +283,9 @@ type UnimplementedPeerServiceServer struct{}
 
 func (UnimplementedPeerServiceServer) Settle(context.Context, *SettleRequest) (*SettleResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Settle not implemented")
+}
+func (UnimplementedPeerServiceServer) Pull(context.Context, *PullRequest) (*PullResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Pull not implemented")
 }
 func (UnimplementedPeerServiceServer) GroupStatus(context.Context, *GroupStatusRequest) (*GroupStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GroupStatus not implemented")
@@ -311,6 +329,24 @@ func _PeerService_Settle_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PeerService_Pull_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PullRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServiceServer).Pull(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PeerService_Pull_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServiceServer).Pull(ctx, req.(*PullRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _PeerService_GroupStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GroupStatusRequest)
 	if err := dec(in); err != nil {
@@ -339,6 +375,10 @@ var PeerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Settle",
 			Handler:    _PeerService_Settle_Handler,
+		},
+		{
+			MethodName: "Pull",
+			Handler:    _PeerService_Pull_Handler,
 		},
 		{
 			MethodName: "GroupStatus",

@@ -98,6 +98,7 @@ type Control interface {
 
 // Remote settles receipts at their owner; node wires it to peer.
 type Remote interface {
+	// Settle never fails as a whole: a node that cannot be reached makes each result an Unavailable with MaybeSent.
 	Settle(ctx context.Context, node, app, group string, acks []Ack) []*fault.Error
 }
 

@@ -34,3 +34,10 @@ import (
 	_ "modernc.org/sqlite"
 	_ "pgregory.net/rapid"
 )
+
+import (
+	_ "github.com/sluice-mq/sluice/gen/adminv1"
+	_ "github.com/sluice-mq/sluice/gen/nodev1"
+	_ "github.com/sluice-mq/sluice/sdk/go"
+	_ "golang.org/x/crypto/hkdf"
+)
