@@ -83,18 +83,16 @@ func Errorf(c Class, format string, args ...any) *Error {
 
 // MaybeSent tells whether err leaves open if the operation took effect.
 func MaybeSent(err error) bool {
-	var e *Error
-	return errors.As(err, &e) && e.MaybeSent
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.MaybeSent
 }
 
 // ClassOf is the class of err, Fatal where it has none.
 func ClassOf(err error) Class {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Class
 	}
-	var c Class
-	if errors.As(err, &c) {
+	if c, ok := errors.AsType[Class](err); ok {
 		return c
 	}
 	return Fatal

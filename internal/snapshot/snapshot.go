@@ -8,6 +8,7 @@
 package snapshot
 
 import (
+	"slices"
 	"time"
 
 	"github.com/sluice-mq/sluice/internal/mq"
@@ -137,12 +138,7 @@ type Node struct {
 
 // HasRole tells whether the node has that role.
 func (n *Node) HasRole(role string) bool {
-	for _, r := range n.Roles {
-		if r == role {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(n.Roles, role)
 }
 
 // Token is a credential.
