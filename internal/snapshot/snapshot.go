@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sluice-mq/sluice/internal/mq"
+	"github.com/sluice-mq/sluice/internal/secret"
 )
 
 // Snapshot is one version of everything. Never change one that was published.
@@ -152,4 +153,14 @@ type Token struct {
 type ReceiptKey struct {
 	ID  uint32
 	Key []byte
+}
+
+// PasswordPlace is where SealedPassword belongs.
+func (c *Cluster) PasswordPlace() secret.Place {
+	return secret.Place{Table: "clusters", Row: c.Name, Column: "sasl_password"}
+}
+
+// KeyPlace is where SealedKey belongs.
+func (c *Cluster) KeyPlace() secret.Place {
+	return secret.Place{Table: "clusters", Row: c.Name, Column: "tls_key"}
 }
