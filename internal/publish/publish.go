@@ -1,4 +1,3 @@
-// Package publish is the producer proxy's engine: admit, route, place, send, settle.
 package publish
 
 import (
@@ -38,7 +37,26 @@ const (
 	Refused
 )
 
-// Request is a batch for one topic.
+// String is the state as it stands in JSON and in metrics.
+func (s Status) String() string {
+	switch s {
+	case Stored:
+		return "stored"
+	case StoredNotReplicated:
+		return "stored_not_replicated"
+	case NotSent:
+		return "not_sent"
+	case MaybeSent:
+		return "maybe_sent"
+	case Refused:
+		return "refused"
+	default:
+		return "unknown"
+	}
+}
+
+// Request is a batch for one topic. The engine keeps the messages' bytes (and
+// may still read them after done, where a write runs on): never change them.
 type Request struct {
 	Topic    string
 	Producer string
@@ -52,12 +70,15 @@ type Request struct {
 
 // Result belongs to the message at the same index.
 type Result struct {
-	Status    Status
+	Status Status
+	// ID is the message's id, made by the engine where the message had none. On a cluster without headers, where
+	// no id can be stored, it is "cluster/topic/partition/offset" of what was stored.
 	ID        string
 	Cluster   string
 	Partition string
-	Offset    int64
-	Err       *fault.Error
+	Offset    int64 // meaningful where the status is one of the stored ones
+	// Err is nil for Stored, and for StoredNotReplicated with AnyDurability.
+	Err *fault.Error
 }
 
 // Publisher is what rpc/data needs of the engine.
@@ -70,5 +91,22 @@ type Publisher interface {
 	NewStream() *Stream
 }
 
-// Stream orders the batches of one publish stream; the helper of the engine replaces this.
-type Stream struct{}
+var _ Publisher = (*Engine)(nil)
+
+// Publish implements Publisher. ctx's deadline bounds the request where it is
+// sooner than the Timeout; its cancellation ends waiting and retries, never a
+// write in flight.
+func (e *Engine) Publish(ctx context.Context, who auth.Who, req *Request, done func([]Result)) {
+	b := e.newBatch(ctx, req, done)
+	if !b.admit(who) {
+		return
+	}
+	if !b.route(ctx) {
+		return
+	}
+	if !b.admitMessages() {
+		return
+	}
+	b.place()
+	b.send()
+}
