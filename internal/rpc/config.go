@@ -11,39 +11,37 @@ import (
 // Config says where a node listens and what it takes from clients. Start from DefaultConfig.
 type Config struct {
 	// GRPC and HTTP are host:port; port 0 picks a free one.
-	GRPC string `yaml:"grpc"`
-	HTTP string `yaml:"http"`
+	GRPC string
+	HTTP string
 	// Dev allows anonymous work, and therefore the loopback only.
-	Dev bool `yaml:"dev"`
+	Dev bool
 	// InsecureListen allows other addresses than the loopback without TLS.
-	InsecureListen bool `yaml:"insecure_listen"`
-	TLS            TLS  `yaml:"tls"`
-	// Pprof is a loopback address for profiling; empty: off.
-	Pprof string `yaml:"pprof"`
+	InsecureListen bool
+	TLS            TLS
 
 	// MaxConnections bounds each listener; one more is refused.
-	MaxConnections int `yaml:"max_connections"`
+	MaxConnections int
 	// MaxConnectionsPerAddress bounds the connections of one client address; the loopback is exempt; 0: no bound.
-	MaxConnectionsPerAddress int `yaml:"max_connections_per_address"`
+	MaxConnectionsPerAddress int
 	// MaxStreams bounds the calls at once on one connection.
-	MaxStreams int `yaml:"max_streams"`
+	MaxStreams int
 	// MaxRequestBytes bounds a request after decompression.
-	MaxRequestBytes int `yaml:"max_request_bytes"`
+	MaxRequestBytes int
 	// ConnectionAge is when clients are asked to connect anew, so that load spreads again after nodes restarted; 0: never.
-	ConnectionAge time.Duration `yaml:"connection_age"`
+	ConnectionAge time.Duration
 	// Recheck is how often live streams and, at every twentieth turn, certificate files are looked at again.
-	Recheck time.Duration `yaml:"recheck"`
+	Recheck time.Duration
 	// Tracing makes spans of calls with OpenTelemetry's global provider.
-	Tracing bool `yaml:"tracing"`
+	Tracing bool
 }
 
 // TLS names PEM files. Cert and Key come together; CA, where set, verifies client certificates.
 type TLS struct {
-	Cert string `yaml:"cert"`
-	Key  string `yaml:"key"`
-	CA   string `yaml:"ca"`
+	Cert string
+	Key  string
+	CA   string
 	// RequireClientCert refuses connections without a client certificate; needs CA.
-	RequireClientCert bool `yaml:"require_client_cert"`
+	RequireClientCert bool
 }
 
 // Enabled tells whether the listeners speak TLS.
@@ -72,13 +70,6 @@ func (c Config) Validate() error {
 	for _, l := range []struct{ name, addr string }{{"grpc", c.GRPC}, {"http", c.HTTP}} {
 		if err := c.validateAddress(l.name, l.addr); err != nil {
 			errs = append(errs, err)
-		}
-	}
-	if c.Pprof != "" {
-		if loopback, err := isLoopback(c.Pprof); err != nil {
-			errs = append(errs, fmt.Errorf("pprof: %w", err))
-		} else if !loopback {
-			errs = append(errs, fmt.Errorf("pprof: %s is not a loopback address; profiling listens on the loopback only", c.Pprof))
 		}
 	}
 	if (c.TLS.Cert == "") != (c.TLS.Key == "") {

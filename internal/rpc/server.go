@@ -51,7 +51,6 @@ type Server struct {
 	http         *http.Server
 	httpListener net.Listener
 	paths        paths
-	pprof        *pprofServer // nil: off
 
 	rights   map[string]Right // by full method; fixed at Start
 	services map[string]bool
@@ -98,11 +97,6 @@ func New(cfg Config, deps Deps) (_ *Server, err error) {
 	}
 	if s.httpListener, err = listen("http", cfg.HTTP); err != nil {
 		return nil, err
-	}
-	if cfg.Pprof != "" {
-		if s.pprof, err = newPprof(cfg.Pprof); err != nil {
-			return nil, err
-		}
 	}
 	if cfg.InsecureListen && !cfg.TLS.Enabled() {
 		s.log.Warn("listening without TLS: credentials and messages travel in the clear", "grpc", cfg.GRPC, "http", cfg.HTTP)
@@ -207,9 +201,6 @@ func (s *Server) Start() error {
 		return s.grpc.Serve(newLimitListener(s.grpcListener, "grpc", s.cfg, nil, s.metrics, s.deps.Now))
 	})
 	s.serve("http", func() error { return s.serveHTTP() })
-	if s.pprof != nil {
-		s.serve("pprof", s.pprof.serve)
-	}
 	s.done.Go(func() { s.watch(ctx) })
 	return nil
 }
@@ -269,14 +260,6 @@ func (s *Server) GRPCAddr() string { return s.grpcListener.Addr().String() }
 
 // HTTPAddr is the real host:port of the HTTP listener.
 func (s *Server) HTTPAddr() string { return s.httpListener.Addr().String() }
-
-// PprofAddr is the real host:port of the profiling listener, "" where it is off.
-func (s *Server) PprofAddr() string {
-	if s.pprof == nil {
-		return ""
-	}
-	return s.pprof.listener.Addr().String()
-}
 
 // Faults maps errors for handlers.
 func (s *Server) Faults() *Faults { return s.faults }
@@ -344,9 +327,6 @@ func (s *Server) Stop(ctx context.Context) error {
 		s.grpc.Stop()
 		<-graceful
 	}
-	if s.pprof != nil {
-		s.pprof.close()
-	}
 	s.done.Wait()
 	return errors.Join(errs...)
 }
@@ -357,8 +337,5 @@ func (s *Server) closeListeners() {
 		if l != nil {
 			_ = l.Close() // nothing was accepted
 		}
-	}
-	if s.pprof != nil {
-		s.pprof.close()
 	}
 }
