@@ -138,6 +138,8 @@ func elsewhere(err *Error) bool {
 func (r *Receiver) goAway(s *consumeStream) {
 	r.mu.Lock()
 	r.leave(s)
+	r.credits.close(s.share) // the node delivers nothing more, so what it was granted is free
+	r.grant()
 	r.c.nodes.avoid(s.addr)
 	if t := r.targets[s.addr]; t != nil && t.stream == s {
 		t.retryAt = time.Now().Add(avoidFor)
@@ -152,9 +154,9 @@ func (r *Receiver) leave(s *consumeStream) {
 		return
 	}
 	s.leaving = true
+	s.share.granted -= s.credit // never told
 	s.credit = 0
-	r.credits.close(s.share) // the node delivers nothing more, so what it was granted is free
-	r.grant()
+	s.share.retired = true
 	r.kick()
 }
 

@@ -59,8 +59,17 @@ func (s *consumeStream) signal() {
 
 // halfClose ends the stream from this side once everything queued has been sent. The mutex is held.
 func (s *consumeStream) halfClose() {
+	if s.closing {
+		return
+	}
 	s.closing = true
+	s.share.retired = true
+	if !s.open {
+		s.cancel(errEnded)
+		return
+	}
 	s.signal()
+	time.AfterFunc(closeGrace, func() { s.cancel(errEnded) }) // a node that does not end the stream
 }
 
 // run opens the stream and reads it to its end, which it returns.

@@ -21,6 +21,7 @@ type share struct {
 	granted int // may still be delivered
 	used    int // delivered, not settled
 	since   time.Time
+	retired bool // gets nothing more
 }
 
 func (c *credits) open(now time.Time) *share {
@@ -62,11 +63,17 @@ func (c *credits) grant(now time.Time, tell func(s *share, n int)) {
 	if free == 0 || len(c.shares) == 0 {
 		return
 	}
-	part := max(c.max/len(c.shares), 1)
+	active := 0
+	for _, s := range c.shares {
+		if !s.retired {
+			active++
+		}
+	}
+	part := max(c.max/max(active, 1), 1)
 	slices.SortStableFunc(c.shares, func(a, b *share) int { return a.since.Compare(b.since) })
 	for _, s := range slices.Clone(c.shares) {
 		n := min(part-s.granted-s.used, free)
-		if n <= 0 || (s.granted > 0 && n < max(part/4, 1)) {
+		if s.retired || n <= 0 || (s.granted > 0 && n < max(part/4, 1)) {
 			continue
 		}
 		s.granted += n
@@ -81,12 +88,12 @@ func (c *credits) reclaim(now time.Time) *share {
 	if c.free() > 0 {
 		return nil
 	}
-	starved := slices.ContainsFunc(c.shares, func(s *share) bool { return s.granted == 0 && s.used == 0 })
+	starved := slices.ContainsFunc(c.shares, func(s *share) bool { return !s.retired && s.granted == 0 && s.used == 0 })
 	if !starved {
 		return nil
 	}
 	for _, s := range c.shares {
-		if s.granted > 0 && s.used == 0 && now.Sub(s.since) >= reclaimAfter {
+		if !s.retired && s.granted > 0 && s.used == 0 && now.Sub(s.since) >= reclaimAfter {
 			return s
 		}
 	}

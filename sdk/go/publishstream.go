@@ -42,19 +42,17 @@ func (s *publishStream) receive(ctx context.Context, p *Publisher) error {
 	if err != nil {
 		return err
 	}
-	late := time.AfterFunc(openTimeout, func() {
-		s.cancel(failure(ReasonUnavailable, "node %s did not accept a stream in %v", s.node, openTimeout))
-	})
+	late := time.AfterFunc(openTimeout, s.end)
 	stream, err := sluicev1.NewProducerServiceClient(cc).PublishStream(ctx)
 	if err == nil {
 		err = stream.Send(&sluicev1.PublishStreamRequest{Frame: &sluicev1.PublishStreamRequest_Open{
 			Open: &sluicev1.PublishOpen{Topic: p.topic, Producer: p.opts.producer},
 		}})
 	}
-	if !late.Stop() || (err != nil && !errors.Is(err, io.EOF)) {
-		if err == nil || ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
+	if !late.Stop() {
+		return failure(ReasonUnavailable, "node %s did not accept a stream in %v", s.node, openTimeout)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	p.post(event{kind: evOpened, stream: s.id})

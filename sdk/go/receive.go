@@ -131,8 +131,10 @@ func (w *workers) work(l *lease) {
 	}
 	_ = r.settle(l, action, delay, cause, nil) // refused only where the handler settled it itself
 	r.mu.Lock()
-	r.dispatch.done(l)
-	r.changed()
+	r.dispatch.done(l) // what becomes ready by this, this worker takes itself
+	if r.closing || r.fatal != nil {
+		r.changed()
+	}
 	r.mu.Unlock()
 	if err != nil && r.sub.OnError != nil {
 		r.sub.OnError(l.d, err)
@@ -169,6 +171,7 @@ func (w *workers) drain(endHandlers context.CancelFunc) {
 	r.beginClosing()
 	if limit < 0 {
 		r.returnQueued(func(*lease) bool { return true })
+		r.changed()
 		endHandlers()
 	}
 	r.mu.Unlock()
@@ -193,6 +196,13 @@ func (w *workers) drain(endHandlers context.CancelFunc) {
 				r.changed()
 				r.mu.Unlock()
 			case <-end.C:
+				endHandlers()
+				running = false
+			case <-r.hurry:
+				r.mu.Lock()
+				r.returnQueued(func(*lease) bool { return true })
+				r.changed()
+				r.mu.Unlock()
 				endHandlers()
 				running = false
 			}

@@ -41,6 +41,8 @@ type Receiver struct {
 	wg         sync.WaitGroup
 	closeOnce  sync.Once
 	closed     chan struct{}
+	hurryOnce  sync.Once
+	hurry      chan struct{} // closed: a running Receive must not wait for its handlers' contexts any more
 }
 
 // Receiver subscribes and returns once the first node has taken the subscription. It fails where the subscription is
@@ -79,6 +81,7 @@ func (c *Client) newReceiver(sub Subscription, free bool) (*Receiver, *Error) {
 		c: c, sub: sub, credits: credits{max: sub.MaxInFlight}, dispatch: dispatch{free: free, runs: map[runKey]*run{}},
 		leases: map[string]*lease{}, targets: map[string]*target{}, change: make(chan struct{}),
 		kicks: make(chan struct{}, 1), orphanKick: make(chan struct{}, 1), closed: make(chan struct{}),
+		hurry: make(chan struct{}),
 	}
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	if err := c.add(r); err != nil {
@@ -142,6 +145,9 @@ func (r *Receiver) All(ctx context.Context) iter.Seq2[*Delivery, error] {
 // Close gives back what was not settled, waits for the answers to what was, and leaves the group's nodes. Settling a
 // message afterwards fails. When ctx ends earlier, leases that could not be given back run to their deadlines.
 func (r *Receiver) Close(ctx context.Context) error {
+	if !r.dispatch.free {
+		return r.closeHandled(ctx)
+	}
 	r.mu.Lock()
 	r.beginClosing()
 	for _, l := range r.inOrder(func(*lease) bool { return true }) {
@@ -150,6 +156,20 @@ func (r *Receiver) Close(ctx context.Context) error {
 	r.mu.Unlock()
 	r.shut(ctx)
 	return nil
+}
+
+// closeHandled ends the Receive that this receiver belongs to.
+func (r *Receiver) closeHandled(ctx context.Context) error {
+	r.mu.Lock()
+	r.beginClosing()
+	r.mu.Unlock()
+	select {
+	case <-r.closed:
+		return nil
+	case <-ctx.Done():
+		r.hurryOnce.Do(func() { close(r.hurry) })
+		return &Error{Reason: ReasonDeadlineExceeded, Message: "handlers of group " + r.sub.Group + " did not end in time; their contexts are cancelled now", Cause: context.Cause(ctx)}
+	}
 }
 
 // hand takes up to n deliveries out of the queue. The mutex is held.
