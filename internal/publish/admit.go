@@ -9,6 +9,7 @@ import (
 
 	"github.com/sluice-mq/sluice/internal/auth"
 	"github.com/sluice-mq/sluice/internal/fault"
+	"github.com/sluice-mq/sluice/internal/mq"
 )
 
 // admit judges the request as a whole and reserves its bytes. It returns false
@@ -162,8 +163,8 @@ func checkHeaders(hs []Header) *fault.Error {
 }
 
 func reserved(name string) bool {
-	const prefix = "sluice-"
-	return len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix)
+	n := len(mq.HeaderPrefix)
+	return len(name) >= n && strings.EqualFold(name[:n], mq.HeaderPrefix)
 }
 
 // printable tells whether s is valid UTF-8 of at most n printable characters.

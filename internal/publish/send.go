@@ -8,9 +8,6 @@ import (
 	"github.com/sluice-mq/sluice/internal/mq"
 )
 
-// idHeader carries a message's id on brokers that know headers.
-const idHeader = "sluice-id"
-
 var (
 	errPreceding = fault.New(fault.PrecedingFailed, "an earlier message of this key failed, so this one was held back to keep the order; send again from the failed one")
 	errExpired   = fault.New(fault.DeadlineExceeded, "the deadline passed while an earlier message of this key was under way; it was not sent")
@@ -242,7 +239,7 @@ func (w *recordWriter) record(m *Message, id string) mq.Record {
 	}
 	at := len(w.ids)
 	w.ids = append(w.ids, id...)
-	w.headers = append(w.headers, mq.Header{Name: idHeader, Value: w.ids[at:len(w.ids):len(w.ids)]})
+	w.headers = append(w.headers, mq.Header{Name: mq.HeaderID, Value: w.ids[at:len(w.ids):len(w.ids)]})
 	r.Headers = w.headers[from:len(w.headers):len(w.headers)]
 	return r
 }
