@@ -200,3 +200,6 @@ func (r *Roster) lose(id mq.PartitionID, p *part) {
 func compare(a, b mq.PartitionID) int {
 	return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Broker, b.Broker), cmp.Compare(a.Index, b.Index))
 }
+
+// Epoch is that of the last assignment handed out.
+func (r *Roster) Epoch() int64 { return r.epoch }
