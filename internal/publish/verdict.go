@@ -103,7 +103,7 @@ func (s *slice) verdict(err error, anyDurability bool) verdict {
 
 // fault says which message failed, why, and what the driver said.
 func (s *slice) fault(err error, reason fault.Reason, what string, retryAfter time.Duration) *fault.Error {
-	f := fault.Wrap(err, reason, "message for partition %s of topic %s on cluster %s %s (%v)", s.id, s.id.Topic, s.state.t.cluster, what, err)
+	f := fault.New(reason, "message for partition %s of topic %s on cluster %s %s (%v)", s.id, s.id.Topic, s.state.t.cluster, what, err)
 	f.RetryAfter = retryAfter
 	return f
 }
