@@ -132,7 +132,8 @@ const none = int32(-1)
 // slot is a message that is not done.
 type slot struct {
 	msg        Message
-	serial     uint64 // of the newest lease or copy; 0: none that counts
+	serial     uint64        // of the newest lease or copy; 0: none that counts
+	term       time.Duration // what the newest lease was granted for
 	client     uint64
 	run        uint64
 	due        time.Duration // end of the lease or of the back-off
@@ -166,7 +167,7 @@ type Lane struct {
 	serial, first, runs uint64
 	ended               endings
 	timers              []int32
-	open                [parking + 1]int // slots by state
+	open, held          [parking + 1]int // slots and their bytes by state
 
 	// order
 	queues [64]list // mode Any: ready slots by policy
@@ -241,6 +242,9 @@ func (l *Lane) Idle() int { return l.open[ready] + l.open[waiting] }
 // Bytes is about what they take in memory.
 func (l *Lane) Bytes() int { return l.bytes }
 
+// IdleBytes is the share of those that could go out: the fetch-ahead.
+func (l *Lane) IdleBytes() int { return l.held[ready] + l.held[waiting] }
+
 // Ready tells whether a message of those policies (a bit each) may go out.
 func (l *Lane) Ready(now time.Duration, policies uint64) bool {
 	if l.paused || l.stopped || now < l.hold {
@@ -269,9 +273,14 @@ func (l *Lane) ReadyPolicies(now time.Duration) uint64 {
 }
 
 func (l *Lane) setState(s *slot, to state) {
-	l.open[s.state]--
+	l.count(s, -1)
 	s.state = to
-	l.open[to]++
+	l.count(s, 1)
+}
+
+func (l *Lane) count(s *slot, by int) {
+	l.open[s.state] += by
+	l.held[s.state] += by * int(s.bytes)
 }
 
 func (l *Lane) policy(s *slot) Policy {

@@ -72,7 +72,7 @@ func (l *Lane) grant(now time.Duration, at int32, r Request, run uint64) Leased 
 	s := &l.slots[at]
 	l.setState(s, leased)
 	s.serial = l.nextSerial()
-	s.client, s.run, s.deadlineMs, s.last = r.Client, run, r.DeadlineMs, unsettled
+	s.client, s.run, s.term, s.deadlineMs, s.last = r.Client, run, r.For, r.DeadlineMs, unsettled
 	s.attempts++
 	if int(s.attempts) > l.policy(s).MaxAttempts {
 		l.Effects.Overruns++

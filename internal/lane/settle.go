@@ -19,7 +19,7 @@ type Answer struct {
 	Offset int64
 	Serial uint64
 	Action Action
-	// Delay: until the message goes out again (0: the back-off), or how long the renewed lease runs from now.
+	// Delay: until the message goes out again (0: the back-off), or how long the renewed lease runs from now (0: as long as it was granted for).
 	Delay time.Duration
 	Cause string
 }
@@ -102,6 +102,9 @@ func (l *Lane) settle(now time.Duration, at int32, a Answer) {
 	s := &l.slots[at]
 	if a.Action == Renew {
 		l.stopTimer(at)
+		if a.Delay <= 0 {
+			a.Delay = s.term
+		}
 		l.startTimer(at, now+a.Delay)
 		return
 	}

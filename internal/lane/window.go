@@ -80,7 +80,7 @@ func (l *Lane) place(m Message) (int32, bool) {
 		s.bytes += int32(m.Record.Bytes())
 	}
 	l.bytes += int(s.bytes)
-	l.open[ready]++
+	l.count(s, 1)
 	l.ring[m.Offset&int64(len(l.ring)-1)] = at
 	l.next = m.Offset + 1
 	l.passed = max(l.passed, l.next)
@@ -197,7 +197,7 @@ func (l *Lane) Restart(offset int64) {
 		}
 	}
 	l.empty()
-	l.open, l.bytes = [parking + 1]int{}, 0
+	l.open, l.held, l.bytes = [parking + 1]int{}, [parking + 1]int{}, 0
 	l.base, l.next, l.passed = offset, offset, offset
 	l.carried = ackmap.Map{}
 	l.version++
@@ -219,7 +219,7 @@ func (l *Lane) remove(at int32) {
 	s := &l.slots[at]
 	l.stopTimer(at)
 	l.unlink(at)
-	l.open[s.state]--
+	l.count(s, -1)
 	l.bytes -= int(s.bytes)
 	l.ring[s.msg.Offset&int64(len(l.ring)-1)] = none
 	s.msg = Message{}

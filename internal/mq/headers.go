@@ -8,6 +8,8 @@ const (
 	HeaderID = "sluice-id"
 	// HeaderAttempt of a parked or dead copy: how often it was delivered, in decimal.
 	HeaderAttempt = "sluice-attempt"
+	// HeaderDue of a parked copy: not to be delivered before, in milliseconds since 1970, UTC.
+	HeaderDue = "sluice-due"
 	// The origin of a parked or dead copy: logical topic, cluster, partition as
 	// PartitionID.String gives it, offset in decimal.
 	HeaderOriginTopic     = "sluice-origin-topic"
