@@ -77,3 +77,6 @@ func (c Config) Validate() error {
 	bad(c.RetentionInterval < time.Millisecond, "retention every %v; at least 1ms", c.RetentionInterval)
 	return errors.Join(errs...)
 }
+
+// DefaultConfig is the configuration with every default filled in; Dir is still to be set.
+func DefaultConfig() Config { return Config{}.withDefaults() }

@@ -50,7 +50,7 @@ func open(ctx context.Context, cfg Config, log *slog.Logger, reg prometheus.Regi
 	fail := func(err error) (*Store, error) {
 		return nil, fmt.Errorf("open embedded store %s: %w", s.cfg.Dir, err)
 	}
-	if err := fs.MkdirAll(s.cfg.Dir, 0o700); err != nil {
+	if err := makeFolder(fs, s.cfg.Dir); err != nil {
 		return fail(err)
 	}
 	lock, err := lockFolder(fs, s.cfg.Dir, now())
@@ -73,6 +73,42 @@ func open(ctx context.Context, cfg Config, log *slog.Logger, reg prometheus.Regi
 	s.loops.Go(func() { s.retain(work) })
 	s.loops.Go(func() { s.recoverLoop(work) })
 	return s, nil
+}
+
+// makeFolder makes the folder and those above it, and syncs the entries it made: else a power cut could take the whole
+// store away, with everything in it that was synced.
+func makeFolder(fs vfs.FS, dir string) error {
+	var above []string
+	for at := dir; ; {
+		if _, err := fs.Stat(at); err == nil {
+			break
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		up := fs.PathDir(at)
+		if up == at {
+			break
+		}
+		above = append(above, up)
+		at = up
+	}
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, up := range above {
+		if err := syncFolder(fs, up); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func syncFolder(fs vfs.FS, dir string) error {
+	d, err := fs.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // lockFolder takes the folder for this process, or says who has it.
@@ -148,11 +184,7 @@ func writeFile(fs vfs.FS, dir, name, content string) error {
 	if err := fs.Rename(tmp, fs.PathJoin(dir, name)); err != nil {
 		return err
 	}
-	d, err := fs.OpenDir(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return syncFolder(fs, dir)
 }
 
 // openDB opens Pebble behind a gate of its own and loads what is kept in memory: topics and the ends of partitions.

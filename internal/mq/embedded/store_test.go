@@ -40,7 +40,7 @@ func openStore(t testing.TB, cfg Config) *Store {
 func openMem(t testing.TB, fs vfs.FS, cfg Config, now func() time.Time) *Store {
 	t.Helper()
 	if cfg.Dir == "" {
-		cfg.Dir = "store"
+		cfg.Dir = "/some/store"
 	}
 	if now == nil {
 		now = time.Now
