@@ -22,8 +22,10 @@ type Item struct {
 	attempts int
 	maybe    bool // an attempt was lost without an answer
 	flying   bool // out, without an answer
-	doomed   bool // an earlier one of its key failed for good: not to be sent again
-	done     bool
+	// doomed: an earlier one of its key failed for good. It is not sent again, and when it fails so do the later ones,
+	// which may have been added after that earlier failure.
+	doomed bool
+	done   bool
 
 	in               *list // the list it stands in, nil: none
 	next, prev       *Item // in that list

@@ -33,7 +33,7 @@ func (m *Machine) judge(now time.Time, s *stream, it *Item, v Verdict) {
 		}
 		m.finish(it, status, Answered, v.Err)
 	case it.doomed:
-		m.finishOne(it, m.failStatus(it, NotSent), Preceding, nil)
+		m.finish(it, m.failStatus(it, NotSent), Preceding, nil)
 	default:
 		m.again(now, it, v)
 	}
@@ -135,7 +135,7 @@ func (m *Machine) takeBack(it *Item) {
 	switch {
 	case it.done:
 	case it.doomed:
-		m.finishOne(it, MaybeSent, Preceding, nil)
+		m.finish(it, MaybeSent, Preceding, nil)
 	case it.key == nil:
 		m.pushReady(it, true)
 	default:
