@@ -103,11 +103,12 @@ func (n *Node) openSecrets(ctx context.Context) error {
 		if err := n.openStore(ctx); err != nil {
 			return err
 		}
-		sealed, err := n.store.HasSecrets(ctx)
+		st, err := n.store.Load(ctx)
 		if err != nil {
 			return err
 		}
-		if key, err = secret.LoadOrCreateKey(path, !sealed); err != nil {
+		// Receipt keys are sealed from the first start on: without one nothing is.
+		if key, err = secret.LoadOrCreateKey(path, len(st.SealedKeys) == 0); err != nil {
 			return fmt.Errorf("%w; put back the key file that this installation was made with, or name it with secret_key_file", err)
 		}
 	} else if key, err = secret.LoadKey(path); errors.Is(err, fs.ErrNotExist) {

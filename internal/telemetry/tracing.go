@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"fmt"
+	"go.opentelemetry.io/otel"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
@@ -60,6 +61,12 @@ func NewTracing(ctx context.Context, cfg TracingConfig, b Build, node string) (*
 	)
 	t.Provider, t.stop = p, p.Shutdown
 	return t, nil
+}
+
+// Install makes these the process's own, for instrumented libraries.
+func (t *Tracing) Install() {
+	otel.SetTracerProvider(t.Provider)
+	otel.SetTextMapPropagator(t.Propagator)
 }
 
 // Stop sends what is still buffered and ends.
