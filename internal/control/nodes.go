@@ -44,7 +44,10 @@ func (s *Service) keepAlive(st *store.State) {
 
 // Join registers a node and counts it as alive from now on; the snapshot says so
 // when Join returns. A second node of the same name takes the first one's place.
-func (s *Service) Join(ctx context.Context, who auth.Who, n snapshot.Node) (*Member, error) {
+// seen is the snapshot version that the node has: where the store is behind it
+// (restored from a backup), the version is raised, else the node would refuse
+// what is new.
+func (s *Service) Join(ctx context.Context, who auth.Who, n snapshot.Node, seen uint64) (*Member, error) {
 	if err := checkNode(&n); err != nil {
 		return nil, err
 	}
@@ -54,7 +57,15 @@ func (s *Service) Join(ctx context.Context, who auth.Who, n snapshot.Node) (*Mem
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n.Alive = true
-	st, err := s.deps.Store.Write(ctx, func(ctx context.Context, tx *store.Tx) error { return tx.PutNode(ctx, &n) })
+	if now := s.current().Version; seen > now {
+		s.log.WarnContext(ctx, "a node has seen a newer snapshot than the store; was the store restored from a backup?", "node", n.Name, "snapshot", seen, "version", now)
+	}
+	st, err := s.deps.Store.Write(ctx, func(ctx context.Context, tx *store.Tx) error {
+		if err := tx.Raise(ctx, seen); err != nil {
+			return err
+		}
+		return tx.PutNode(ctx, &n)
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -179,6 +179,21 @@ type Tx struct {
 	version int64
 }
 
+// Raise lifts the store's version above a version that somebody has seen
+// already: after a restore from a backup snapshots must not repeat numbers.
+func (t *Tx) Raise(ctx context.Context, above uint64) error {
+	const most = 1 << 62 // far from overflow, and from what real writes reach
+	if above >= most {
+		return fmt.Errorf("raise version above %d: out of range", above)
+	}
+	if t.version > int64(above) {
+		return nil
+	}
+	t.version = int64(above) + 1
+	_, err := t.tx.NewUpdate().Model((*meta)(nil)).Set("version = ?", t.version).Where("id = 1").Exec(ctx)
+	return err
+}
+
 // affected turns "no row changed" into err.
 func affected(res sql.Result, err, none error) error {
 	if err != nil {
