@@ -24,6 +24,9 @@ func (a admin) cl() *kadm.Client {
 
 // begin bounds a call and asks for a capability.
 func (a admin) begin(ctx context.Context, has func(mq.Caps) bool, what string) (context.Context, context.CancelFunc, error) {
+	if a.d.isClosed() {
+		return nil, nil, errClosed()
+	}
 	ctx, cancel := a.d.bound(ctx, 4*a.d.cfg.AdminTimeout)
 	caps, err := a.d.Caps(ctx)
 	if err == nil && has != nil && !has(caps) {
@@ -324,7 +327,7 @@ func (a admin) AddPartitions(ctx context.Context, name mq.Topic, total int) erro
 			return topicError(name, r.Err, r.ErrMessage)
 		}
 	}
-	a.d.meta.forget(name)
+	// What is cached stays, so that the difference is noticed and groups balance the new partitions.
 	return a.settled(ctx, name, func(t *topicMeta) bool { return len(t.partitions) >= total && allLed(t) })
 }
 

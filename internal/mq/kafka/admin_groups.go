@@ -117,6 +117,9 @@ func (d *Driver) describe848(ctx context.Context, name string) (mq.GroupDetail, 
 
 // GroupOffsets implements mq.Admin.
 func (a admin) GroupOffsets(ctx context.Context, name string) (map[mq.PartitionID]mq.Commit, error) {
+	if a.d.isClosed() {
+		return nil, errClosed()
+	}
 	return a.d.groupOffsets(ctx, name)
 }
 

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/sluice-mq/sluice/internal/mq"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
@@ -106,7 +107,10 @@ func (d *Driver) askCaps(ctx context.Context) (mq.Caps, map[int16]int16, error) 
 	answers := make(chan seedAnswer, len(seeds))
 	for i, b := range seeds {
 		go func() { // ends with ctx, at the latest
-			r, err := b.Request(ctx, kmsg.NewPtrApiVersionsRequest())
+			r, err := b.Request(ctx, apiVersions())
+			if err == nil {
+				err = kerr.ErrorForCode(r.(*kmsg.ApiVersionsResponse).ErrorCode)
+			}
 			if err != nil {
 				answers <- seedAnswer{err: d.seedError(i, err)}
 				return
@@ -129,6 +133,13 @@ func (d *Driver) askCaps(ctx context.Context) (mq.Caps, map[int16]int16, error) 
 		return caps, versions, nil
 	}
 	return mq.Caps{}, nil, worst
+}
+
+// apiVersions is a request that brokers take only with a name in it, from version 3 on.
+func apiVersions() *kmsg.ApiVersionsRequest {
+	req := kmsg.NewPtrApiVersionsRequest()
+	req.ClientSoftwareName, req.ClientSoftwareVersion = "sluice", "1"
+	return req
 }
 
 // seedError names the bootstrap address, and what to do about it.

@@ -81,8 +81,12 @@ func (g *group) mayCommit(epoch int64, cs map[mq.PartitionID]mq.Commit, failed m
 	try = make(map[mq.PartitionID]mq.Commit, len(cs))
 	var held []*ownership
 	for p, c := range cs {
+		if g.closing {
+			failed[p] = g.errClosed()
+			continue
+		}
 		o := g.owned[p]
-		if o == nil || o.since > epoch {
+		if o == nil || o.since > epoch || epoch > g.epoch {
 			failed[p] = mq.Errorf(mq.Fenced, "group %s: partition %s of topic %s is not owned in epoch %d", g.cfg.Group, p, p.Topic, epoch)
 			continue
 		}

@@ -11,8 +11,11 @@ import (
 // first record, whatever Start says: else what was written before the group saw it would be skipped.
 func (g *group) Committed(ctx context.Context, ps []mq.PartitionID) (map[mq.PartitionID]mq.Commit, error) {
 	g.mu.Lock()
-	epoch := g.epoch
+	epoch, closing := g.epoch, g.closing
 	g.mu.Unlock()
+	if closing {
+		return nil, g.errClosed()
+	}
 	all, err := g.d.groupOffsets(ctx, g.cfg.Group)
 	if err != nil {
 		return nil, err

@@ -146,3 +146,10 @@ func (c Config) Validate() error {
 	}
 	return errors.Join(errs...)
 }
+
+// DefaultConfig is the configuration with every default filled in; Bootstrap is still to be set.
+func DefaultConfig() Config {
+	var c Config
+	c.setDefaults()
+	return c
+}

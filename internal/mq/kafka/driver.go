@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -174,6 +175,20 @@ func (d *Driver) isClosed() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.closed
+}
+
+// partitionsChanged lets the groups of these topics look again, so that they balance what was added.
+func (d *Driver) partitionsChanged(topics []mq.Topic) {
+	if len(topics) == 0 {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for g := range d.groups {
+		if slices.ContainsFunc(topics, func(t mq.Topic) bool { return slices.Contains(g.cfg.Topics, t) }) {
+			g.cl.ForceMetadataRefresh()
+		}
+	}
 }
 
 func errClosed() *mq.Error { return mq.Errorf(mq.Closed, "the driver was closed") }

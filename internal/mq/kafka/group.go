@@ -53,6 +53,9 @@ type drain struct {
 
 // Group implements mq.Driver. Topics have to exist; a group whose members cannot be shared is refused by name.
 func (d *Driver) Group(ctx context.Context, cfg mq.GroupConfig) (mq.Group, error) {
+	if d.isClosed() {
+		return nil, errClosed()
+	}
 	if cfg.Group == "" || len(cfg.Topics) == 0 {
 		return nil, mq.Errorf(mq.Invalid, "a group needs a name and at least one topic")
 	}
@@ -109,6 +112,8 @@ func (g *group) join(topics []string) error {
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.SessionTimeout(g.cfg.SessionTimeout),
 		kgo.RebalanceTimeout(max(g.cfg.RebalanceTimeout, g.cfg.SessionTimeout)),
+		// A change of partition counts is seen by the fetching, too, within metaFresh; this is for a member that fetches nothing.
+		kgo.MetadataMaxAge(30*time.Second),
 		kgo.HeartbeatInterval(min(heartbeat, g.cfg.SessionTimeout/3)),
 		kgo.OnPartitionsAssigned(on(g.assigned)),
 		kgo.OnPartitionsRevoked(on(g.revoked)),
@@ -270,7 +275,7 @@ func (g *group) Next(ctx context.Context) (mq.Assignment, error) {
 		err, closing := g.err, g.closing
 		g.mu.Unlock()
 		if closing {
-			return mq.Assignment{}, mq.Errorf(mq.Closed, "group %s: the membership was closed", g.cfg.Group)
+			return mq.Assignment{}, g.errClosed()
 		}
 		if err != nil {
 			return mq.Assignment{}, err
@@ -282,6 +287,10 @@ func (g *group) Next(ctx context.Context) (mq.Assignment, error) {
 			return mq.Assignment{}, &mq.Error{Class: mq.Timeout, Msg: "group " + g.cfg.Group + ": no change", Cause: ctx.Err()}
 		}
 	}
+}
+
+func (g *group) errClosed() *mq.Error {
+	return mq.Errorf(mq.Closed, "group %s: the membership was closed", g.cfg.Group)
 }
 
 // Done implements mq.Group.
@@ -301,7 +310,7 @@ func (g *group) Fetch(ctx context.Context, p mq.PartitionID, offset int64, l mq.
 	owned, closing := g.owned[p] != nil, g.closing
 	g.mu.Unlock()
 	if closing {
-		return mq.Batch{}, mq.Errorf(mq.Closed, "group %s: the membership was closed", g.cfg.Group)
+		return mq.Batch{}, g.errClosed()
 	}
 	if !owned {
 		return mq.Batch{}, mq.Errorf(mq.Fenced, "group %s: partition %s of topic %s is not owned", g.cfg.Group, p, p.Topic)

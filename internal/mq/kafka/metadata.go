@@ -81,6 +81,9 @@ func (m *metadata) refresh(t mq.Topic) *refresh {
 
 // get waits for a topic that is not older than maxAge.
 func (m *metadata) get(ctx context.Context, t mq.Topic, maxAge time.Duration) (*topicMeta, error) {
+	if m.d.isClosed() {
+		return nil, errClosed()
+	}
 	m.mu.Lock()
 	if tm := m.topics[t]; tm != nil {
 		age := time.Since(tm.at)
@@ -161,10 +164,15 @@ func (m *metadata) run() {
 		if err != nil {
 			r.err = err
 		}
+		var grown []mq.Topic
 		for t, tm := range found {
+			if old := m.topics[t]; old != nil && old.err == nil && len(old.partitions) != len(tm.partitions) {
+				grown = append(grown, t)
+			}
 			m.topics[t] = tm
 		}
 		m.mu.Unlock()
+		m.d.partitionsChanged(grown)
 		close(r.done)
 		select {
 		case <-time.After(metaGap): // a storm of failing partitions asks ten times a second, not more

@@ -41,7 +41,7 @@ func (d *Driver) Probe(ctx context.Context) []mq.BrokerHealth {
 				Controller: b.NodeID == resp.ControllerID, Rack: value(b.Rack),
 			}
 			start := time.Now()
-			if _, err := d.slow.Broker(int(b.NodeID)).Request(ctx, kmsg.NewPtrApiVersionsRequest()); err != nil {
+			if _, err := d.slow.Broker(int(b.NodeID)).Request(ctx, apiVersions()); err != nil {
 				e := *transportError(err)
 				e.Broker = h.Broker
 				h.Err = &e

@@ -92,7 +92,7 @@ func (p *producer) admit(it *item, id mq.PartitionID, headers bool) error {
 		return errNoHeaders()
 	}
 	if id.Index < 0 || id.Broker != "" || id.Topic == "" {
-		return mq.Errorf(mq.Invalid, "%q/%s is not a Kafka partition", id.Topic, id)
+		return mq.Errorf(mq.NotFound, "%q/%s is not a Kafka partition", id.Topic, id)
 	}
 	if n := p.bytes.Add(int64(it.bytes)); n > int64(p.d.cfg.ProduceBytes) {
 		p.bytes.Add(-int64(it.bytes))
