@@ -51,13 +51,13 @@ type Node struct {
 	clusters  *cluster.Registry
 	store     *store.Store
 	control   *control.Service    // nil without the role
-	remote    *peer.ControlClient // nil with the role control
+	joined    *peer.Control    // nil with the role control
 	peers     *peer.Pool
 	publish   *publish.Engine // nil without the role
 	consume   *consume.Engine // nil without the role
 	data      *data.Service
 
-	serving atomic.Bool
+	serving, draining atomic.Bool
 }
 
 // New opens everything a node needs; nothing is served before Start. After an
@@ -111,15 +111,13 @@ func (n *Node) Start(ctx context.Context) error {
 // ctx bounds the drain; what did not end in time is ended and named.
 func (n *Node) Stop(ctx context.Context) error {
 	n.serving.Store(false)
+	n.draining.Store(true) // the next beat tells the control plane
 	var errs []error
 	if n.server != nil {
 		n.server.GoAway()
 	}
 	if n.control != nil {
 		n.control.SetDraining(true)
-	}
-	if n.remote != nil {
-		n.remote.SetDraining(true)
 	}
 	// Both drain at once: they share the time there is.
 	var drains sync.WaitGroup
@@ -169,7 +167,7 @@ func (n *Node) ready() error {
 func (n *Node) self() snapshot.Node {
 	return snapshot.Node{
 		Name: n.name, GRPC: n.advertised(n.server.GRPCAddr()), HTTP: n.advertised(n.server.HTTPAddr()),
-		Roles: n.cfg.Roles, Build: n.build.Version,
+		Roles: n.cfg.Roles, Build: n.build.Version, Draining: n.draining.Load(),
 	}
 }
 
