@@ -1,0 +1,9 @@
+package e2e
+
+import "regexp"
+
+// Offsets are strings in JSON, since they pass 2^53.
+var (
+	endOffset       = regexp.MustCompile(`"end_offset":\s*"?(\d+)`)
+	committedOffset = regexp.MustCompile(`"committed":\s*"?(\d+)`)
+)
