@@ -1,0 +1,115 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sluice-mq/sluice/internal/config"
+	"github.com/sluice-mq/sluice/sdk/go"
+	"github.com/sluice-mq/sluice/sdk/go/sluicev1"
+)
+
+// usageError is a wrong command line: exit code 2.
+type usageError struct{ text string }
+
+// Error implements error.
+func (e usageError) Error() string { return e.text }
+
+func usage(format string, args ...any) error { return usageError{fmt.Sprintf(format, args...)} }
+
+// isUsage also knows cobra's own errors, which have no type.
+func isUsage(err error) bool {
+	var u usageError
+	if errors.As(err, &u) {
+		return true
+	}
+	text := err.Error()
+	for _, begin := range []string{"unknown command", "unknown flag", "required flag", "if any flags in the group"} {
+		if strings.HasPrefix(text, begin) {
+			return true
+		}
+	}
+	return false
+}
+
+// quietError ends with an exit code when everything was said already.
+type quietError struct{ code int }
+
+// Error implements error.
+func (e quietError) Error() string { return fmt.Sprintf("exit %d", e.code) }
+
+// args checks the number of arguments and says which are missing. names are as in the usage line: "TOPIC [BODY]".
+func args(least, most int, names string) cobra.PositionalArgs {
+	return func(c *cobra.Command, got []string) error {
+		if len(got) < least || most >= 0 && len(got) > most {
+			return usage("%s: takes %s, got %d arguments; see `%s --help`", c.CommandPath(), names, len(got), c.CommandPath())
+		}
+		return nil
+	}
+}
+
+// printError writes one line per error: "error: <what> <which>: <why>; <what to do>".
+func printError(w io.Writer, err error) {
+	var faults config.Faults
+	if errors.As(err, &faults) {
+		for _, f := range faults {
+			printLine(w, f.Error())
+		}
+		return
+	}
+	printLine(w, describe(err))
+}
+
+func printLine(w io.Writer, text string) {
+	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	fmt.Fprintf(w, "error: %s\n", text) //nolint:errcheck // stderr is gone: nothing left to tell it to
+}
+
+// describe is the text of an error for people: servers answer with a text that says what to do already.
+func describe(err error) string {
+	var se *sluice.Error
+	if errors.As(err, &se) && se.Message != "" {
+		return prefixOf(err, se.Error()) + se.Message
+	}
+	if st, ok := status.FromError(err); ok && st.Code() != codes.OK && st.Code() != codes.Unknown {
+		return prefixOf(err, st.String()) + statusText(st)
+	}
+	return err.Error()
+}
+
+// prefixOf is what was wrapped around an error, such as "topic orders: ".
+func prefixOf(err error, inner string) string {
+	if i := strings.Index(err.Error(), inner); i > 0 {
+		return err.Error()[:i]
+	}
+	return ""
+}
+
+func statusText(st *status.Status) string {
+	for _, d := range st.Details() {
+		if e, ok := d.(*sluicev1.Error); ok && e.GetMessage() != "" {
+			return e.GetMessage()
+		}
+	}
+	switch st.Code() {
+	case codes.Unavailable:
+		return st.Message() + "; is the server running, and is --server its gRPC address?"
+	case codes.Unauthenticated:
+		return st.Message() + "; give --token or SLUICE_TOKEN"
+	case codes.Unimplemented:
+		return st.Message() + "; the server is of another release or has not the role for this"
+	default:
+		return st.Message()
+	}
+}
+
+// isCancelled tells whether an error came of our own context's end.
+func isCancelled(err error) bool {
+	return errors.Is(err, sluice.ReasonCancelled) || status.Code(err) == codes.Canceled
+}
