@@ -28,7 +28,7 @@ type Result struct {
 	FirstError string `json:"first_error,omitempty"`
 }
 
-// histogram counts durations in buckets that are 1/64 wide: 15 KiB for every
+// histogram counts durations in buckets that are 1/64 wide: 20 KiB for every
 // duration there is, however many are counted. The zero value is empty.
 type histogram struct {
 	counts [64 * 40]int64
