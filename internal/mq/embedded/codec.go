@@ -144,7 +144,7 @@ func (d *decoder) next() (mq.Record, error) {
 		return r, okay(ok)
 	}
 	count := d.length()
-	if count < 0 || count > int64(len(d.rest)/2) { // a header takes two bytes at least
+	if count < 1 || count > int64(len(d.rest)/2) { // a header takes two bytes at least
 		return r, errCodec
 	}
 	r.Headers = make([]mq.Header, count)
