@@ -1,6 +1,7 @@
 package sluice
 
 import (
+	"slices"
 	"time"
 
 	"github.com/sluice-mq/sluice/sdk/go/sluicev1"
@@ -72,7 +73,7 @@ func (r *Receiver) take(s *consumeStream, msgs []*sluicev1.Delivery) {
 			continue
 		}
 		r.leases[string(l.receipt)] = l
-		if r.closing {
+		if r.closing || (l.d.Run != 0 && slices.Contains(s.broken, l.d.Run)) {
 			r.giveBack(l)
 			continue
 		}

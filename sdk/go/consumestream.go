@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/sluice-mq/sluice/sdk/go/sluicev1"
@@ -33,8 +34,9 @@ type consumeStream struct {
 	request  uint64
 	credit   int // to be sent
 	open     bool
-	leaving  bool // no new credit; ends once everything from it is settled
-	closing  bool // half-closed, or about to be
+	broken   []uint64 // the latest runs of which something was released: what still comes of them is given back
+	leaving  bool     // no new credit; ends once everything from it is settled
+	closing  bool     // half-closed, or about to be
 	dead     bool
 	wake     chan struct{} // 1 deep
 }
@@ -175,6 +177,20 @@ func (s *consumeStream) add(j *job) {
 	case ackBatch:
 		s.signal()
 	}
+}
+
+// brokenRuns bounds consumeStream.broken. A run's last frame is at most a round trip behind the release.
+const brokenRuns = 256
+
+// breakRun remembers a run that must not go on. The mutex is held.
+func (s *consumeStream) breakRun(run uint64) {
+	if slices.Contains(s.broken, run) {
+		return
+	}
+	if len(s.broken) == brokenRuns {
+		s.broken = slices.Delete(s.broken, 0, 1)
+	}
+	s.broken = append(s.broken, run)
 }
 
 // takeAcks makes a frame of the oldest acks. The mutex is held.

@@ -118,6 +118,7 @@ func (r *Receiver) giveBackRun(l *lease) {
 	if l.d.Run == 0 {
 		return
 	}
+	l.s.breakRun(l.d.Run)
 	behind := func(x *lease) bool {
 		return x != l && x.runKey() == l.runKey() && x.d.Offset > l.d.Offset && x.d.Partition == l.d.Partition && x.d.Cluster == l.d.Cluster && x.d.Topic == l.d.Topic
 	}

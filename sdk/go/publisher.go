@@ -113,13 +113,28 @@ func (p *Publisher) PublishAsync(ctx context.Context, m Message, done func(Resul
 	}
 }
 
-// PublishBatch sends messages at once and waits for all results, which it returns in the order of the messages. One
-// message that fails does not fail its neighbours, but the later ones of its key.
+// PublishBatch sends messages at once and waits for all results, which it returns in the order of the messages. Ids
+// that it makes are written into msgs, so that sending again what failed keeps them. One message that fails does not fail its neighbours, but the later ones of its key.
 func (p *Publisher) PublishBatch(ctx context.Context, msgs []Message) []Result {
 	results := make([]Result, len(msgs))
 	xs := make([]*pending, len(msgs))
+	var failed map[string]bool // keys of which a message could not even be handed over
 	for i := range msgs {
-		xs[i], results[i] = p.hand(ctx, &msgs[i], nil, false) // not woken yet, so that it leaves together
+		m := &msgs[i]
+		if m.Key != nil && failed[string(m.Key)] {
+			if m.ID == "" {
+				m.ID = newID(time.Now())
+			}
+			results[i] = p.fail(time.Now(), m.ID, StatusNotSent, failure(ReasonPrecedingFailed, "an earlier message of the same key failed; send again from that one"))
+			continue
+		}
+		xs[i], results[i] = p.hand(ctx, m, nil, false) // not woken yet, so that it leaves together
+		if xs[i] == nil && m.Key != nil {
+			if failed == nil {
+				failed = map[string]bool{}
+			}
+			failed[string(m.Key)] = true
+		}
 	}
 	p.hurry()
 	for i, x := range xs {
