@@ -49,9 +49,10 @@ var allowed = map[string][]string{
 	"internal/secret":      {},
 	"internal/telemetry":   {},
 	"internal/mq":          {},
-	"internal/mq/mqtest":   {},
+	"internal/mq/mqtest":   {"internal/mq/roster"},
+	"internal/mq/roster":   {},
 	"internal/mq/kafka":    {},
-	"internal/mq/embedded": {},
+	"internal/mq/embedded": {"internal/mq/roster"},
 	"gen/adminv1":          {"gen/nodev1", v1},
 	"gen/nodev1":           {v1},
 }
