@@ -50,7 +50,7 @@ type Node struct {
 	embedded  *embedded.Store
 	clusters  *cluster.Registry
 	store     *store.Store
-	control   *control.Service    // nil without the role
+	control   *control.Service // nil without the role
 	joined    *peer.Control    // nil with the role control
 	peers     *peer.Pool
 	publish   *publish.Engine // nil without the role
