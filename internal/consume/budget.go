@@ -19,8 +19,8 @@ func (b *budget) grant(held, idle int64) int {
 	}
 	sure := max(0, b.floor-held)
 	free := max(0, b.total-b.lanes.Load()*b.floor-b.above.Load())
-	// Half of what is free: lanes ask at the same time, and one must not take all.
-	return int(min(room, sure+free/2))
+	// An equal share of what is free: all lanes may ask at the same time, before any of the answers is counted.
+	return int(min(room, sure+free/max(1, b.lanes.Load())))
 }
 
 // moved says that a lane held was bytes and holds is now.

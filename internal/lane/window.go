@@ -162,6 +162,9 @@ type Position struct {
 // Dirty tells whether something was done since the last Committed.
 func (l *Lane) Dirty() bool { return l.version != l.committed }
 
+// Version grows with everything that a commit could say.
+func (l *Lane) Version() uint64 { return l.version }
+
 // Position is the prefix and what is done beyond it, that which the owner before
 // did and this one has not seen yet included.
 func (l *Lane) Position() Position {
