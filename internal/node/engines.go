@@ -87,7 +87,7 @@ func (n *Node) openEngines(context.Context) error {
 	}
 	if n.cfg.Roles.Has(config.Consumer) {
 		n.consume = consume.New(n.cfg.Consume, consume.Deps{
-			Clusters: n.clusters, Control: first, Remote: settler{n.peers}, Snapshots: n.snapshots, Node: n.name,
+			Clusters: n.clusters, Control: first, Remote: settler{n.peers}, Snapshot: n.snapshots, Node: n.name,
 			Log: n.part("consume"), Registerer: n.reg,
 		})
 	}

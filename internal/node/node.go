@@ -57,6 +57,8 @@ type Node struct {
 	consume   *consume.Engine // nil without the role
 	data      *data.Service
 
+	setupLink secret.Secret
+
 	serving, draining atomic.Bool
 }
 
@@ -80,6 +82,7 @@ func New(ctx context.Context, cfg *config.Config, log *slog.Logger) (*Node, erro
 		{"control plane", n.openControl},
 		{"engines", n.openEngines},
 		{"services", n.register},
+		{"set-up", n.offerSetup},
 	} {
 		if err := step.open(ctx); err != nil {
 			return n, fmt.Errorf("%s: %w", step.name, err)

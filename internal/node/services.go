@@ -44,7 +44,8 @@ func (n *Node) register(context.Context) error {
 	if err := c.Register(n.server); err != nil {
 		return err
 	}
-	return admin.Register(n.server, n.control)
+	n.handleSetup()
+	return admin.New(n.control, n.server.Faults()).Register(n.server)
 }
 
 // follow starts what runs beside the listeners: streams are looked at again when credentials changed, and a node without
