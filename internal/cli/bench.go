@@ -18,7 +18,7 @@ import (
 const metricsTimeout = 5 * time.Second
 
 func (a *app) benchCommand() *cobra.Command {
-	return a.noun("bench", "Measure rate, latency and CPU per message", a.benchPublish(), a.benchConsume())
+	return a.noun("bench", "Measure rate, latency and CPU per message", a.benchPublish(), a.benchConsume(), a.benchLatency())
 }
 
 // benchTarget is what is measured: a node, or Kafka itself.
@@ -185,6 +185,32 @@ func (a *app) benchConsume() *cobra.Command {
 	f.StringVar(&order, "order", "", "none, key or partition; the group's own without")
 	f.IntVar(&cfg.Consumers, "consumers", 1, "consumers, each with a connection of its own")
 	f.DurationVar(&cfg.Idle, "idle", 0, "give up when nothing came for so long (default 30s)")
+	t.flags(c)
+	return c
+}
+
+func (a *app) benchLatency() *cobra.Command {
+	var t benchTarget
+	var cfg bench.LatencyConfig
+	c := &cobra.Command{
+		Use: "latency TOPIC --rate R --duration D", Short: "Measure the time from publisher to consumer", Args: args(1, 1, "TOPIC"),
+		RunE: func(c *cobra.Command, topics []string) error {
+			cpu, err := a.serverCPU(&t)
+			if err != nil {
+				return err
+			}
+			cfg.Topic, cfg.Direct, cfg.ServerCPU = topics[0], t.direct, cpu
+			if len(t.direct) == 0 {
+				cfg.Dial = a.benchDialer()
+			}
+			r, err := bench.Latency(c.Context(), cfg)
+			return a.measured(r, err)
+		},
+	}
+	f := c.Flags()
+	f.Float64Var(&cfg.Rate, "rate", 1000, "messages a second")
+	f.DurationVar(&cfg.Duration, "duration", 10*time.Second, "how long")
+	f.IntVar(&cfg.Size, "size", 1024, "bytes of a body, at least 16")
 	t.flags(c)
 	return c
 }

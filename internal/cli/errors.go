@@ -75,7 +75,7 @@ func printLine(w io.Writer, text string) {
 func describe(err error) string {
 	var se *sluice.Error
 	if errors.As(err, &se) && se.Message != "" {
-		return prefixOf(err, se.Error()) + se.Message
+		return prefixOf(err, se.Error()) + plainConnection(se.Message)
 	}
 	if st, ok := status.FromError(err); ok && st.Code() != codes.OK && st.Code() != codes.Unknown {
 		return prefixOf(err, st.String()) + statusText(st)
@@ -99,7 +99,7 @@ func statusText(st *status.Status) string {
 	}
 	switch st.Code() {
 	case codes.Unavailable:
-		return st.Message() + "; is the server running, and is --server its gRPC address?"
+		return plainConnection(st.Message())
 	case codes.Unauthenticated:
 		return st.Message() + "; give --token or SLUICE_TOKEN"
 	case codes.Unimplemented:
@@ -107,6 +107,16 @@ func statusText(st *status.Status) string {
 	default:
 		return st.Message()
 	}
+}
+
+// plainConnection says a failed connection without gRPC's words around it.
+func plainConnection(text string) string {
+	_, cause, ok := strings.Cut(text, "Error while dialing: ")
+	if !ok {
+		return text
+	}
+	cause = strings.TrimPrefix(strings.Trim(cause, `"`), "dial tcp ")
+	return "server " + strings.Replace(cause, ": connect: ", ": ", 1) + "; is it running, and is --server its gRPC address?"
 }
 
 // isCancelled tells whether an error came of our own context's end.

@@ -115,6 +115,7 @@ func (a *app) noCommand(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
+	c.SuggestionsMinimumDistance = 2
 	hint := ""
 	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
 		hint = fmt.Sprintf(" (did you mean %s?)", strings.Join(near, " or "))
@@ -127,7 +128,6 @@ func (a *app) noun(use, short string, sub ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{Use: use, Short: short, Args: a.noCommand, RunE: func(c *cobra.Command, _ []string) error {
 		return usage("%s: says not what to do; `%s --help` lists the verbs", c.CommandPath(), c.CommandPath())
 	}}
-	c.SuggestionsMinimumDistance = 2
 	c.AddCommand(sub...)
 	return c
 }
