@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"time"
 
 	"github.com/sluice-mq/sluice/internal/auth"
 	"github.com/sluice-mq/sluice/internal/cluster"
@@ -77,7 +78,7 @@ func (n *Node) openSnapshot(context.Context) error {
 }
 
 func (n *Node) openListeners(context.Context) error {
-	n.auth = auth.New(n.cfg.Dev, n.snapshots, nil)
+	n.auth = auth.New(n.cfg.Dev, n.snapshots, time.Now)
 	c := n.cfg.RPC
 	c.GRPC, c.HTTP, c.Dev, c.InsecureListen = n.cfg.GRPC, n.cfg.HTTP, n.cfg.Dev, n.cfg.InsecureListen
 	c.TLS = rpc.TLS{Cert: n.cfg.TLS.Cert, Key: n.cfg.TLS.Key, CA: n.cfg.TLS.CA}
@@ -122,7 +123,7 @@ func (n *Node) openSecrets(ctx context.Context) error {
 }
 
 func (n *Node) openStore(ctx context.Context) error {
-	s, err := store.Open(ctx, n.folder.path("control.db"), nil)
+	s, err := store.Open(ctx, n.folder.path("control.db"), time.Now)
 	if err != nil {
 		return err
 	}
