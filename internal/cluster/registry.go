@@ -33,8 +33,9 @@ type Secrets struct {
 	Key      secret.Secret // PEM of the client certificate's key
 }
 
-// Opener makes a driver. It must not wait for the network: a driver connects when it is used.
-type Opener func(c *snapshot.Cluster, s Secrets) (mq.Driver, error)
+// Opener makes a driver. It must not wait for the network: a driver connects when it is used. Its metrics go to reg,
+// which labels them with the cluster; nil for a trial.
+type Opener func(c *snapshot.Cluster, s Secrets, reg prometheus.Registerer) (mq.Driver, error)
 
 // Deps are what a Registry works with.
 type Deps struct {
@@ -68,6 +69,7 @@ type Registry struct {
 type entry struct {
 	cluster *snapshot.Cluster
 	driver  mq.Driver
+	series  *scope
 }
 
 // New makes a Registry, with one goroutine that follows the snapshot. Close ends it.
@@ -121,11 +123,12 @@ func (r *Registry) openLatest(name string) (mq.Driver, error) {
 	if had && sameConnection(old.cluster, c) {
 		return old.driver, nil
 	}
-	driver, err := r.Trial(c)
+	series := newScope(r.deps.Registerer, name)
+	driver, err := r.openWith(c, series)
 	if err != nil {
 		return nil, err
 	}
-	r.replace(name, &entry{cluster: c, driver: driver})
+	r.replace(name, &entry{cluster: c, driver: driver, series: series})
 	if had {
 		r.deps.Log.Info("cluster opened anew", "cluster", name)
 		r.metrics.reopened.Inc()
@@ -135,24 +138,41 @@ func (r *Registry) openLatest(name string) (mq.Driver, error) {
 }
 
 // Trial opens a driver for a description that need not be registered; the caller closes it.
-func (r *Registry) Trial(c *snapshot.Cluster) (mq.Driver, error) {
+func (r *Registry) Trial(c *snapshot.Cluster) (mq.Driver, error) { return r.openWith(c, nil) }
+
+func (r *Registry) openWith(c *snapshot.Cluster, reg prometheus.Registerer) (mq.Driver, error) {
 	opener := r.deps.Openers[c.Kind]
 	if opener == nil {
 		return nil, fault.New(fault.Unsupported, "cluster %q: this build has no driver for kind %q", c.Name, c.Kind)
 	}
-	password, err := r.deps.Box.Open(c.PasswordPlace(), c.SealedPassword)
-	if err != nil {
-		return nil, fmt.Errorf("cluster %q: password: %w", c.Name, err)
+	var secrets Secrets
+	var err error
+	if secrets.Password, err = r.unseal(c, "password", c.PasswordPlace(), c.SealedPassword); err != nil {
+		return nil, err
 	}
-	key, err := r.deps.Box.Open(c.KeyPlace(), c.SealedKey)
-	if err != nil {
-		return nil, fmt.Errorf("cluster %q: TLS key: %w", c.Name, err)
+	if secrets.Key, err = r.unseal(c, "TLS key", c.KeyPlace(), c.SealedKey); err != nil {
+		return nil, err
 	}
-	driver, err := opener(c, Secrets{Password: secret.New(string(password)), Key: secret.New(string(key))})
+	driver, err := opener(c, secrets, reg)
 	if err != nil {
 		return nil, fmt.Errorf("open cluster %q: %w", c.Name, err)
 	}
 	return driver, nil
+}
+
+// unseal opens a secret; a node without the installation's key can do without as long as there is none.
+func (r *Registry) unseal(c *snapshot.Cluster, what string, place secret.Place, sealed []byte) (secret.Secret, error) {
+	if len(sealed) == 0 {
+		return secret.Secret{}, nil
+	}
+	if r.deps.Box == nil {
+		return secret.Secret{}, fault.New(fault.ClusterAuth, "cluster %q: its %s is sealed and this node has no key; copy secret.key from a control node and name it with secret_key_file", c.Name, what)
+	}
+	plain, err := r.deps.Box.Open(place, sealed)
+	if err != nil {
+		return secret.Secret{}, fmt.Errorf("cluster %q: %s: %w", c.Name, what, err)
+	}
+	return secret.New(string(plain)), nil
 }
 
 // follow retires drivers of clusters that were removed or changed.
@@ -175,6 +195,7 @@ func (r *Registry) sweep() {
 	for name, e := range *r.open.Load() {
 		if c := clusters[name]; c == nil || !sameConnection(e.cluster, c) {
 			r.replace(name, nil)
+			e.series.end()
 			r.deps.Log.Info("cluster driver retired", "cluster", name, "removed", c == nil)
 			r.retire(name, e.driver, r.deps.Grace)
 		}
@@ -231,6 +252,7 @@ func (r *Registry) Close(ctx context.Context) error {
 
 	errs := make(chan error, len(drivers))
 	for name, e := range drivers {
+		e.series.end()
 		go func() {
 			err := e.driver.Close(ctx)
 			if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"github.com/prometheus/client_golang/prometheus"
 	"log/slog"
 	"strings"
 	"sync"
@@ -50,7 +51,7 @@ func setUp(t *testing.T) *fixture {
 	f := &fixture{snaps: snapshot.NewHolder(nil), box: box, own: &opened{}}
 	f.Registry = New(Deps{
 		Snapshots: f.snaps, Box: box, Node: "n1", Embedded: f.own, Grace: time.Minute, Log: slog.New(slog.DiscardHandler),
-		Openers: map[mq.Kind]Opener{mq.Kafka: func(c *snapshot.Cluster, s Secrets) (mq.Driver, error) {
+		Openers: map[mq.Kind]Opener{mq.Kafka: func(c *snapshot.Cluster, s Secrets, _ prometheus.Registerer) (mq.Driver, error) {
 			if c.Bootstrap[0] == "bad" {
 				return nil, errors.New("no such address")
 			}
@@ -213,7 +214,7 @@ func BenchmarkDriver(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	r := New(Deps{Snapshots: h, Box: box, Log: slog.New(slog.DiscardHandler), Openers: map[mq.Kind]Opener{mq.Kafka: func(*snapshot.Cluster, Secrets) (mq.Driver, error) { return &opened{}, nil }}})
+	r := New(Deps{Snapshots: h, Box: box, Log: slog.New(slog.DiscardHandler), Openers: map[mq.Kind]Opener{mq.Kafka: func(*snapshot.Cluster, Secrets, prometheus.Registerer) (mq.Driver, error) { return &opened{}, nil }}})
 	defer r.Close(b.Context()) //nolint:errcheck // not the subject
 	b.ReportAllocs()
 	for b.Loop() {

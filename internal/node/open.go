@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/sluice-mq/sluice/internal/auth"
 	"github.com/sluice-mq/sluice/internal/cluster"
 	"github.com/sluice-mq/sluice/internal/config"
@@ -161,7 +163,7 @@ func (n *Node) openClusters(context.Context) error {
 	return nil
 }
 
-func (n *Node) openKafka(c *snapshot.Cluster, s cluster.Secrets) (mq.Driver, error) {
+func (n *Node) openKafka(c *snapshot.Cluster, s cluster.Secrets, reg prometheus.Registerer) (mq.Driver, error) {
 	cfg := n.cfg.Kafka
 	cfg.Bootstrap, cfg.ClientID = c.Bootstrap, "sluice-"+n.name
 	if c.SASLMechanism != "" {
@@ -174,5 +176,5 @@ func (n *Node) openKafka(c *snapshot.Cluster, s cluster.Secrets) (mq.Driver, err
 		}
 		cfg.TLS = t
 	}
-	return kafka.Open(cfg, n.part("kafka").With("cluster", c.Name), prometheusFor(n.reg, c.Name))
+	return kafka.Open(cfg, n.part("kafka").With("cluster", c.Name), reg)
 }

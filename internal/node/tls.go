@@ -4,8 +4,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/sluice-mq/sluice/internal/fault"
 	"github.com/sluice-mq/sluice/internal/secret"
 	"github.com/sluice-mq/sluice/internal/snapshot"
@@ -28,9 +26,4 @@ func brokerTLS(c *snapshot.Cluster, key secret.Secret) (*tls.Config, error) {
 		t.Certificates = []tls.Certificate{pair}
 	}
 	return t, nil
-}
-
-// prometheusFor adds the cluster's name to a driver's metrics. The number of clusters bounds the label.
-func prometheusFor(reg prometheus.Registerer, name string) prometheus.Registerer {
-	return prometheus.WrapRegistererWith(prometheus.Labels{"cluster": name}, reg)
 }
