@@ -161,7 +161,7 @@ func TestResetGroup(t *testing.T) {
 	}
 
 	// A node of ours leaves when the snapshot says so; a native member makes it fail, with its name.
-	ours := join(t, f.embedded(), "n1")
+	ours := join(t, f.embedded(), "sluice-n1")
 	left := make(chan error, 1)
 	go func() {
 		for {
@@ -185,10 +185,10 @@ func TestResetGroup(t *testing.T) {
 	if d := cmp.Diff(map[int32]int64{0: 0, 1: 0}, committed()); d != "" {
 		t.Errorf("after a reset under load: %s", d)
 	}
-	native := join(t, f.embedded(), "java-client-7")
+	native := join(t, f.embedded(), "sluice-java-7")
 	_, _, err := f.ResetGroup(t.Context(), admin, ResetRequest{Group: "g", To: "latest"}, false)
 	wantReason(t, err, fault.Conflict)
-	if err == nil || !strings.Contains(err.Error(), "java-client-7") {
+	if err == nil || !strings.Contains(err.Error(), "sluice-java-7") {
 		t.Errorf("the native member is not named: %v", err)
 	}
 	if err := native.Close(t.Context()); err != nil {
@@ -211,7 +211,7 @@ func join(t *testing.T, d *mqtest.Fake, member string) mq.Group {
 func TestResetGivesUpOnMembersThatStay(t *testing.T) {
 	t.Parallel()
 	f := subscribed(t, Config{ResetTimeout: 300 * time.Millisecond})
-	g := join(t, f.embedded(), "n1")
+	g := join(t, f.embedded(), "sluice-n1")
 	_, _, err := f.ResetGroup(t.Context(), admin, ResetRequest{Group: "g", To: "latest"}, false)
 	wantReason(t, err, fault.Unavailable)
 	if f.snaps.Current().Groups["g"].Suspended {

@@ -206,13 +206,10 @@ func (s *Service) brokerMembers(ctx context.Context, group, cluster string) ([]m
 	return detail.Members, brokers(err, cluster, "describing group "+group)
 }
 
-// ours tells whether a member is a node of Sluice: nodes join with their name as the client's.
+// ours tells whether a member is a node of Sluice: nodes join as "sluice-" and their name.
 func (s *Service) ours(m mq.GroupMember) bool {
-	if strings.HasPrefix(m.Client, "sluice") {
-		return true
-	}
-	_, known := s.current().Nodes[m.Client]
-	return known
+	name, marked := strings.CutPrefix(m.Client, "sluice-")
+	return marked && s.current().Nodes[name] != nil
 }
 
 // suspended runs fn while the group's nodes are out of the brokers' group. The
