@@ -77,15 +77,16 @@ func (m *member) commitDirty(ctx context.Context, gr mq.Group) {
 	m.send(ctx, gr, ps)
 }
 
-// position asks a lane what may be committed; false: the lane is gone.
-func (m *member) position(p *partition, clean bool) (position, bool) {
+// position asks a lane what may be committed, for the last time where it is final; false: the lane is gone.
+func (m *member) position(p *partition, final bool) (position, bool) {
 	pos := position{p: p}
 	var am ackmap.Map
 	var id string
 	ok := p.call(func() {
 		at := p.l.Position()
 		pos.offset, pos.version, am, id = at.Offset, at.Version, at.Map, p.topicID
-		am.Clean = clean && p.l.Open() == 0
+		am.Clean = final && p.l.Open() == 0
+		p.sealed = final
 		p.spoken = at.Version
 		p.dirty.Store(false)
 	})

@@ -36,6 +36,7 @@ type Engine struct {
 	maps     *rate.Limiter // bytes of ack maps
 	leases   atomic.Int64
 	ring     verifiers
+	dones    sync.Pool // of call.done
 
 	ctx  context.Context // of all goroutines
 	stop context.CancelFunc
@@ -72,6 +73,7 @@ func New(cfg Config, deps Deps) *Engine {
 	if e.now == nil {
 		e.now = time.Now
 	}
+	e.dones.New = func() any { return make(chan struct{}, 1) }
 	e.ctx, e.stop = context.WithCancel(context.Background())
 	return e
 }

@@ -54,6 +54,7 @@ type partition struct {
 	held      int64 // bytes that the budget knows of
 	hold      bool  // nothing goes out before the first commit
 	stopped   bool
+	sealed    bool // its final position was taken: an accept would be lost, so it is refused
 	in        intake
 	copies    copies
 }
@@ -64,12 +65,10 @@ type call struct {
 	done chan struct{}
 }
 
-var doneChans = sync.Pool{New: func() any { return make(chan struct{}, 1) }}
-
 // call runs do in the lane's goroutine and waits for it; false: the lane is gone and do did not run (or the lane
 // ended over it).
 func (p *partition) call(do func()) bool {
-	done := doneChans.Get().(chan struct{})
+	done := p.e.dones.Get().(chan struct{})
 	select {
 	case p.calls <- call{do: do, done: done}:
 	case <-p.dead:
@@ -77,7 +76,7 @@ func (p *partition) call(do func()) bool {
 	}
 	select {
 	case <-done:
-		doneChans.Put(done)
+		p.e.dones.Put(done)
 		return true
 	case <-p.dead:
 		select {
@@ -173,7 +172,7 @@ func (p *partition) arm(now time.Duration) {
 		due, ok = p.in.retryAt, true
 	}
 	if ok {
-		p.timer.Reset(max(0, due-now))
+		p.timer.Reset(max(0, min(due-now, time.Hour)))
 	} else {
 		p.timer.Stop()
 	}

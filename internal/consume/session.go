@@ -119,7 +119,12 @@ func (s *session) Next(ctx context.Context, most int, wait time.Duration) ([]Del
 		}
 		room := s.room(most)
 		if room > 0 {
-			if ds, err := s.collect(room); len(ds) > 0 || err != nil {
+			ds, err := s.collect(room)
+			if ended := s.state(); ended != nil {
+				s.Return(ds) // closed meanwhile: nobody would settle them
+				return nil, ended
+			}
+			if len(ds) > 0 || err != nil {
 				return ds, err
 			}
 		}

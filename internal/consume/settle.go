@@ -114,6 +114,7 @@ func (e *Engine) sort(app, group string, acks []Ack, out []*fault.Error) (lanes 
 		if last == nil || !bytes.Equal(head, last) {
 			if scope, err = receipt.ParseHead(head); err != nil {
 				out[i] = fault.Wrap(err, fault.ReceiptInvalid, "the receipt cannot be read")
+				last = nil
 				continue
 			}
 			last = head
@@ -211,13 +212,17 @@ func (e *Engine) settleLanes(lanes []*toLane, acks []Ack, out []*fault.Error) {
 		verdicts := make([]lane.Verdict, len(to.answers))
 		for from := 0; from < len(to.answers); from += maxSettle {
 			end := min(from+maxSettle, len(to.answers))
-			ok := p.call(func() {
+			ok := true
+			ok = p.call(func() {
 				now := p.e.clock()
 				p.l.Tick(now) // what ran out before this answer came ran out
+				if ok = !p.sealed; !ok {
+					return
+				}
 				for i := from; i < end; i++ {
 					verdicts[i] = p.l.Settle(now, to.answers[i])
 				}
-			})
+			}) && ok
 			if !ok {
 				for i := from; i < end; i++ {
 					verdicts[i] = lane.Reassigned
