@@ -94,7 +94,7 @@ func (a *app) connect(ctx context.Context) (*sluice.Client, error) {
 	if t.tls != nil {
 		opts = append(opts, sluice.TLS(t.tls))
 	}
-	return sluice.Connect(ctx, strings.Join(t.addresses, ","), opts...)
+	return sluice.Connect(ctx, strings.Join(t.addresses, ","), append(opts, a.sdkOptions...)...)
 }
 
 // admin opens a connection for the admin API. The caller closes it.

@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/sluice-mq/sluice/sdk/go"
 )
 
 // Exit codes.
@@ -50,6 +52,9 @@ type app struct {
 
 	signalled      <-chan struct{}
 	unblockSignals func() // back to the default: a second signal ends the process at once
+
+	// sdkOptions are added to the SDK's own; tests reach a fake with them.
+	sdkOptions []sluice.Option
 
 	// Global flags.
 	server, token, context string
