@@ -20,7 +20,9 @@ type endless struct {
 	given   atomic.Bool
 }
 
-func (d *endless) Group(context.Context, mq.GroupConfig) (mq.Group, error) { return &endlessGroup{d}, nil }
+func (d *endless) Group(context.Context, mq.GroupConfig) (mq.Group, error) {
+	return &endlessGroup{d}, nil
+}
 
 type endlessGroup struct{ d *endless }
 

@@ -3,7 +3,8 @@
 //
 // A receipt names group, app, cluster, topic, partition, owner node and
 // ownership epoch, and of the one lease its offset, serial, attempt and
-// deadline; all of it is signed with HMAC-SHA256 by a key of the ring. The
+// deadline; all of it is signed with HMAC-SHA256 by a key of the ring (the lane's
+// part by way of a derived key). The
 // deadline is information: the owner's lease table decides. The serial tells
 // the leases of one offset in one epoch apart, so that a receipt from before a
 // return never settles the lease after it.
