@@ -252,7 +252,7 @@ func TestJavaAndSluiceShareAGroup(t *testing.T) {
 			type end struct{ r harness.Result }
 			ended := make(chan end, 1)
 			go func() {
-				ended <- end{n.Run(ctx, "", "sub", topic, "--group", topic, "--timeout", "12s", "-o", "json")}
+				ended <- end{n.Run(ctx, "", "sub", topic, "--group", topic, "--timeout", "15s", "-o", "json")}
 			}()
 			wait(t, ctx, "the group has two members", func() bool {
 				return strings.Count(n.Run(ctx, "", "group", "describe", topic, "-o", "json").Out, `"client"`) >= 2
@@ -260,6 +260,7 @@ func TestJavaAndSluiceShareAGroup(t *testing.T) {
 			// Some while both are members, some around the moment when the native one leaves.
 			const count = 3000
 			first := harness.Decode[harness.Stored](t, n.Must(ctx, numbers(count), "pub", topic, "-o", "json").Lines())
+			wait(t, ctx, "Java has work", func() bool { return len(c.messages()) > 0 })
 			c.stop()
 			second := harness.Decode[harness.Stored](t, n.Must(ctx, numbers(count), "pub", topic, "-o", "json").Lines())
 			r := (<-ended).r
