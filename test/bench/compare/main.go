@@ -80,6 +80,9 @@ func run(ctx context.Context, o options) error {
 	defer k.remove()
 	var subjects []*subject
 	for name := range strings.SplitSeq(o.subjects, ",") {
+		if slices.ContainsFunc(subjects, func(s *subject) bool { return s.name == name }) {
+			return fmt.Errorf("-subjects names %s twice", name)
+		}
 		s, err := start(ctx, name, o, k)
 		if err != nil {
 			return err
