@@ -267,3 +267,15 @@ func (l *lockedBuffer) String() string {
 	defer l.mu.Unlock()
 	return l.b.String()
 }
+
+// Wait waits until the process ended by itself and gives the exit code.
+func (n *Node) Wait() int {
+	n.t.Helper()
+	select {
+	case <-n.ended:
+	case <-time.After(60 * time.Second):
+		n.Kill()
+		n.t.Errorf("node %s did not end within 60 s", n.Name)
+	}
+	return n.cmd.ProcessState.ExitCode()
+}
