@@ -354,3 +354,22 @@ func BenchmarkLeaseAccept(b *testing.B) {
 		})
 	}
 }
+
+func TestExpiryInsideARunCountsOneAttemptOnly(t *testing.T) {
+	t.Parallel()
+	l := fill(t, config(ByKey), "a", "a", "a")
+	run := take(l, 0, 1, 3)
+	settle(t, l, 0, run[0], Accept, OK)
+	l.Tick(30 * time.Second)
+	if n := len(l.Effects.Revoked); n != 1 || l.Effects.Revoked[0].Lease.Offset != 2 {
+		t.Fatalf("called off: %+v", l.Effects.Revoked)
+	}
+	settle(t, l, 30*time.Second, run[2], Accept, Reassigned)
+	wantOffsets(t, "the head is in back-off", take(l, 30*time.Second, 2, 3), "[]")
+	l.Tick(31 * time.Second)
+	again := take(l, 31*time.Second, 2, 3)
+	wantOffsets(t, "after the back-off", again, "[1 2]")
+	if again[0].Attempt != 2 || again[1].Attempt != 1 {
+		t.Errorf("attempts %d and %d, want 2 and 1", again[0].Attempt, again[1].Attempt)
+	}
+}
