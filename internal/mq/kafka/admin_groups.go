@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"errors"
 	"context"
 	"slices"
 
@@ -96,7 +97,8 @@ func (d *Driver) describe848(ctx context.Context, name string) (mq.GroupDetail, 
 	}
 	g, ok := gs[name]
 	if !ok || g.Err != nil {
-		if ok && g.Err != kerr.GroupIDNotFound { //nolint:errorlint // kerr's errors are singletons
+		// A 3.x broker lists the API and answers UNSUPPORTED_VERSION as long as the new group coordinator is off: then it has no such groups.
+		if ok && !errors.Is(g.Err, kerr.GroupIDNotFound) && !errors.Is(g.Err, kerr.UnsupportedVersion) {
 			return mq.GroupDetail{}, "", transportError(g.Err)
 		}
 		return mq.GroupDetail{}, "", missing
