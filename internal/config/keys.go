@@ -17,9 +17,9 @@ func bind(c *Config) []*key {
 	b.duration("drain_timeout", &c.DrainTimeout, time.Second, 10*time.Minute, "How long stopping may take: clients leave, leases end, positions are committed.")
 	b.text("secret_key_file", &c.SecretKeyFile, optional, "File with the key that seals stored secrets, the same on all nodes. Empty: secret.key in the data folder.")
 
-	b.text("tls.cert", &c.TLS.Cert, optional, "PEM file with the certificate chain of the listeners.").reload()
-	b.text("tls.key", &c.TLS.Key, optional, "PEM file with the key of that certificate.").reload()
-	b.text("tls.ca", &c.TLS.CA, optional, "PEM file with the CA of client and node certificates; certificates it did not sign are refused.").reload()
+	b.text("tls.cert", &c.TLS.Cert, optional, "PEM file with the certificate chain of the listeners; read again at SIGHUP and every minute.")
+	b.text("tls.key", &c.TLS.Key, optional, "PEM file with the key of that certificate; read again with it.")
+	b.text("tls.ca", &c.TLS.CA, optional, "PEM file with the CA of client and node certificates; certificates it did not sign are refused.")
 
 	b.addresses("control.addresses", &c.Control.Addresses, "gRPC addresses of the control nodes, for a node without the role control.")
 	b.secret("control.token", &c.Control.Token, "Token of this node at the control plane, where it has no client certificate.")

@@ -5,7 +5,6 @@ import (
 	"context"
 	"io"
 	"log/slog"
-	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -104,29 +103,6 @@ func TestLevelChangesWhileRunning(t *testing.T) {
 	}
 }
 
-func TestProfilesAreOnTheLoopbackOnly(t *testing.T) {
-	t.Parallel()
-	if _, err := ServePprof("0.0.0.0:0"); err == nil || !strings.Contains(err.Error(), "loopback") {
-		t.Errorf("served elsewhere: %v", err)
-	}
-	p, err := ServePprof("127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Get("http://" + p.Addr() + "/debug/pprof/goroutine?debug=1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		t.Errorf("status %d", resp.StatusCode)
-	}
-	if err := p.Stop(t.Context()); err != nil {
-		t.Error(err)
-	}
-}
-
 func TestTracingIsOffWithoutAnEndpointAndHarmlessWithADeadOne(t *testing.T) {
 	t.Parallel()
 	for _, cfg := range []TracingConfig{{}, {Endpoint: "127.0.0.1:1", Insecure: true, Sample: 1}} {
@@ -136,7 +112,7 @@ func TestTracingIsOffWithoutAnEndpointAndHarmlessWithADeadOne(t *testing.T) {
 		}
 		_, span := tr.Provider.Tracer("t").Start(t.Context(), "work")
 		span.End()
-		ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		_ = tr.Stop(ctx) // the dead collector may be reported here, in time
 		cancel()
 	}

@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"fmt"
+	"time"
 	"go.opentelemetry.io/otel"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -32,6 +33,9 @@ type Tracing struct {
 	stop       func(context.Context) error
 }
 
+// exportTimeout bounds one export, so that a collector that is away holds up the end of the process only so long.
+const exportTimeout = 2 * time.Second
+
 // NewTracing sets up tracing. A collector that is away never delays or fails anything but its own spans.
 func NewTracing(ctx context.Context, cfg TracingConfig, b Build, node string) (*Tracing, error) {
 	t := &Tracing{
@@ -42,7 +46,7 @@ func NewTracing(ctx context.Context, cfg TracingConfig, b Build, node string) (*
 	if cfg.Endpoint == "" {
 		return t, nil
 	}
-	opts := []otlptracegrpc.Option{otlptracegrpc.WithEndpoint(cfg.Endpoint)}
+	opts := []otlptracegrpc.Option{otlptracegrpc.WithEndpoint(cfg.Endpoint), otlptracegrpc.WithTimeout(exportTimeout)}
 	if cfg.Insecure {
 		opts = append(opts, otlptracegrpc.WithInsecure())
 	}
