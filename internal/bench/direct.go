@@ -48,6 +48,7 @@ func (l *load) runDirect(ctx context.Context, cl *kgo.Client, w *worker) error {
 		}
 		for range n {
 			slots <- struct{}{}
+			due := due // each record's own: the callback reads it later
 			if l.pace == nil {
 				due = time.Now()
 			}
