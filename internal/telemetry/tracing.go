@@ -3,8 +3,8 @@ package telemetry
 import (
 	"context"
 	"fmt"
-	"time"
 	"go.opentelemetry.io/otel"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
