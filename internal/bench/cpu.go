@@ -30,11 +30,11 @@ const ticks = 100
 // parseStat adds utime and stime, fields 14 and 15. The name in field 2 may hold
 // blanks and parentheses, so counting begins after the last one.
 func parseStat(stat string) (float64, error) {
-	i := strings.LastIndexByte(stat, ')')
-	if i < 0 {
+	_, after, ok := strings.CutLast(stat, ")")
+	if !ok {
 		return 0, errors.New("parse /proc/PID/stat: no process name")
 	}
-	f := strings.Fields(stat[i+1:])
+	f := strings.Fields(after)
 	if len(f) < 13 {
 		return 0, fmt.Errorf("parse /proc/PID/stat: %d fields", len(f))
 	}

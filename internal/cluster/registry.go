@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -205,9 +206,7 @@ func (r *Registry) sweep() {
 // replace changes one entry of open; e nil removes it. mu is held.
 func (r *Registry) replace(name string, e *entry) {
 	next := make(map[string]entry, len(*r.open.Load())+1)
-	for n, old := range *r.open.Load() {
-		next[n] = old
-	}
+	maps.Copy(next, *r.open.Load())
 	if e == nil {
 		delete(next, name)
 	} else {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"github.com/prometheus/client_golang/prometheus"
 	"log/slog"
 	"strings"
 	"sync"
@@ -13,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
 	"github.com/sluice-mq/sluice/internal/fault"
@@ -169,7 +169,7 @@ func TestRegistryClosesAllButTheEmbedded(t *testing.T) {
 func TestRegistryRefusesForeignCiphertexts(t *testing.T) {
 	t.Parallel()
 	f := setUp(t)
-	defer f.Close(t.Context()) //nolint:errcheck // not the subject
+	defer f.Close(t.Context())
 	c := f.kafka(t, "k", "h:1", "pw")
 	c.Name = "copy"
 	f.set(t, 1, c)
@@ -181,7 +181,7 @@ func TestRegistryRefusesForeignCiphertexts(t *testing.T) {
 func TestRegistryOpensOnce(t *testing.T) {
 	t.Parallel()
 	f := setUp(t)
-	defer f.Close(t.Context()) //nolint:errcheck // not the subject
+	defer f.Close(t.Context())
 	f.set(t, 1, f.kafka(t, "k", "h:1", "pw"))
 	var wg sync.WaitGroup
 	seen := make(chan mq.Driver, 32)
@@ -215,7 +215,7 @@ func BenchmarkDriver(b *testing.B) {
 		b.Fatal(err)
 	}
 	r := New(Deps{Snapshots: h, Box: box, Log: slog.New(slog.DiscardHandler), Openers: map[mq.Kind]Opener{mq.Kafka: func(*snapshot.Cluster, Secrets, prometheus.Registerer) (mq.Driver, error) { return &opened{}, nil }}})
-	defer r.Close(b.Context()) //nolint:errcheck // not the subject
+	defer r.Close(b.Context())
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := r.Driver("k"); err != nil {

@@ -382,7 +382,7 @@ func (s *Service) CheckCluster(ctx context.Context, name string, spec *ClusterSp
 		return []Check{{Name: "open", Text: err.Error()}}, nil //nolint:nilerr // the check's result
 	}
 	if c.Kind != mq.Embedded {
-		defer d.Close(context.WithoutCancel(ctx)) //nolint:errcheck // a trial: nothing was written
+		defer d.Close(context.WithoutCancel(ctx))
 	}
 	return checks(ctx, d), nil
 }

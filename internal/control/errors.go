@@ -31,8 +31,7 @@ func brokers(err error, cluster, doing string) error {
 	if err == nil {
 		return nil
 	}
-	var f *fault.Error
-	if errors.As(err, &f) {
+	if _, ok := errors.AsType[*fault.Error](err); ok {
 		return err
 	}
 	var me *mq.Error
@@ -60,6 +59,7 @@ func brokers(err error, cluster, doing string) error {
 		reason = fault.Conflict
 	case mq.Fatal:
 		reason = fault.Internal
+	default: // a retry may help
 	}
 	e := fault.Wrap(err, reason, "cluster %q: %s: %v", cluster, doing, me)
 	e.MaybeSent = me.MaybeSent

@@ -152,7 +152,7 @@ func (f *fixture) close() {
 	if f.Service == nil {
 		return
 	}
-	_ = f.Service.Close(context.Background())
+	_ = f.Close(context.Background())
 	for _, d := range f.fakes.byID {
 		_ = d.Close(context.Background())
 	}

@@ -141,7 +141,7 @@ func (s *Service) republish(msg string, args ...any) {
 		s.log.Error("snapshot not published", "err", err)
 		return
 	}
-	s.log.Info(msg, args...)
+	s.log.Info(msg, args...) //nolint:sloglint // callers pass constants
 }
 
 // watchNodes finds nodes that fell silent.

@@ -51,7 +51,7 @@ func TestNodeKeepsItsName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.close() //nolint:errcheck // nothing was written that matters
+	defer f.close()
 	first, err := f.nodeName("")
 	if err != nil || first == "" {
 		t.Fatalf("%q, %v", first, err)

@@ -28,7 +28,7 @@ func (n *Node) openPprof() error {
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		if err := s.Serve(l); err != nil && err != http.ErrServerClosed { //nolint:errorlint // Serve returns it bare
+		if err := s.Serve(l); err != nil && err != http.ErrServerClosed {
 			n.log.Error("listener of profiles ended", "err", err)
 		}
 	}()

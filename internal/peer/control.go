@@ -10,11 +10,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sluice-mq/sluice/gen/nodev1"
 	"github.com/sluice-mq/sluice/internal/fault"
 	"github.com/sluice-mq/sluice/internal/snapshot"

@@ -112,6 +112,7 @@ func faultOfCall(err error, node string) *fault.Error {
 		e.Text = "node " + node + " refuses this node: " + st.Message() + "; check the node's token or certificate"
 	case codes.Unimplemented:
 		e.Reason, e.MaybeSent = fault.Unsupported, false
+	default: // it stays unavailable
 	}
 	return e
 }

@@ -192,7 +192,7 @@ func checkTopicName(name string) *fault.Error {
 	bad := len(name) > MaxTopicLength || name == "." || name == ".."
 	for i := 0; i < len(name) && !bad; i++ {
 		c := name[i]
-		bad = !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '-')
+		bad = (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '.' && c != '_' && c != '-'
 	}
 	if bad {
 		return fault.New(fault.InvalidArgument, "topic %.60q: a name is 1 to %d letters, digits, dots, underscores and hyphens, and neither \".\" nor \"..\"", name, MaxTopicLength)

@@ -203,7 +203,7 @@ func TestRatesOfTopicAndApp(t *testing.T) {
 		wants(t, send(), Stored, "")
 		r := send()
 		wants(t, r, NotSent, fault.SlowDown)
-		time.Sleep(r.Err.RetryAfter) //nolint:forbidigo // the bubble's clock moves to the time that the answer named
+		time.Sleep(r.Err.RetryAfter)
 		wants(t, send(), Stored, "")
 		wants(t, w.publish(msg("another topic"))[0], Stored, "")
 	})
@@ -234,7 +234,7 @@ func TestUnreachableClusterIsAskedOnceForMany(t *testing.T) {
 			t.Errorf("asked %d times", asked)
 		}
 		w.fake.OnAdmin(nil)
-		time.Sleep(failureAge) //nolint:forbidigo // in the bubble this is only the clock's step
+		time.Sleep(failureAge)
 		wants(t, w.publish(msg("a"))[0], Stored, "")
 	})
 }
@@ -248,7 +248,7 @@ func TestNoPublishWaitsForARefresh(t *testing.T) {
 			<-answer
 			return errors.New("late")
 		})
-		time.Sleep(time.Minute) //nolint:forbidigo // in the bubble this is only the clock's step
+		time.Sleep(time.Minute)
 		wants(t, w.publish(msg("a"))[0], Stored, "")
 		close(answer)
 		synctest.Wait()

@@ -3,6 +3,7 @@ package publish
 import (
 	"context"
 	"fmt"
+	"maps"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,9 +48,7 @@ func (w *world) EnsureTopic(_ context.Context, topic string) error {
 // addTopic publishes a snapshot that has the topic too.
 func (w *world) addTopic(t *snapshot.Topic) {
 	next := &snapshot.Snapshot{Version: w.snap.Version + 1, Topics: map[string]*snapshot.Topic{}}
-	for name, old := range w.snap.Topics {
-		next.Topics[name] = old
-	}
+	maps.Copy(next.Topics, w.snap.Topics)
 	next.Topics[t.Name] = t
 	w.snap = next
 }

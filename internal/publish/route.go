@@ -51,8 +51,7 @@ func (e *Engine) create(ctx context.Context, b *batch) (*topicEntry, *fault.Erro
 	ctx, cancel := context.WithDeadline(ctx, b.deadline)
 	defer cancel()
 	if err := e.control.EnsureTopic(ctx, topic); err != nil {
-		var f *fault.Error
-		if errors.As(err, &f) {
+		if f, ok := errors.AsType[*fault.Error](err); ok {
 			return nil, f
 		}
 		return nil, fault.Wrap(err, fault.ControlUnavailable, "topic %q does not exist and could not be created: %v", topic, err)

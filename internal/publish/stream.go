@@ -2,6 +2,7 @@ package publish
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/sluice-mq/sluice/internal/fault"
@@ -176,10 +177,8 @@ func (st *Stream) holder(b *batch, p int32, owner *slice) *slice {
 
 // waitFor makes s wait until o is settled. Called with mu held.
 func (s *slice) waitFor(o *slice) {
-	for _, w := range o.next {
-		if w == s {
-			return
-		}
+	if slices.Contains(o.next, s) {
+		return
 	}
 	o.next = append(o.next, s)
 	s.waits++
@@ -191,10 +190,8 @@ func (b *batch) heldIn(s *slice) {
 	if b.held == nil {
 		b.unwatch = context.AfterFunc(b.ctx, b.expireHeld)
 	}
-	for _, other := range b.held {
-		if other == s {
-			return
-		}
+	if slices.Contains(b.held, s) {
+		return
 	}
 	b.held = append(b.held, s)
 }

@@ -35,7 +35,7 @@ func (s *slice) verdicts(rs []mq.Result) []verdict {
 	var stale bool
 	for i := range rs {
 		err, any := rs[i].Err, s.items[i].b.req.AnyDurability
-		if i > 0 && err == rs[i-1].Err && any == s.items[i-1].b.req.AnyDurability {
+		if i > 0 && errors.Is(err, rs[i-1].Err) && any == s.items[i-1].b.req.AnyDurability {
 			vs[i] = vs[i-1] // one text for all that failed together
 		} else {
 			vs[i] = s.verdict(err, any)

@@ -50,7 +50,7 @@ func (d *Disk) read(name string) (*Snapshot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read snapshot: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // nothing was written
+	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, int64(MaxBytes+frameHead+1)))
 	if err != nil {
 		return nil, fmt.Errorf("read snapshot %s: %w", path, err)

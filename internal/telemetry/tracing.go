@@ -3,9 +3,9 @@ package telemetry
 import (
 	"context"
 	"fmt"
-	"go.opentelemetry.io/otel"
 	"time"
 
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
 	"go.opentelemetry.io/otel/propagation"

@@ -45,6 +45,8 @@ func (s *Store) alone(ctx context.Context, run func(*tx) error) error {
 	return s.do(ctx, &op{run: run, single: true})
 }
 
-var _ request = (*op)(nil)
-var _ request = (*write)(nil)
-var _ mq.Producer = producer{}
+var (
+	_ request     = (*op)(nil)
+	_ request     = (*write)(nil)
+	_ mq.Producer = producer{}
+)

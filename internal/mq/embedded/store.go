@@ -220,6 +220,8 @@ func ended(ctx context.Context) *mq.Error {
 
 // damaged is the error of a read that finds what cannot be.
 func damaged(id mq.PartitionID, offset int64, err error) *mq.Error {
-	return &mq.Error{Class: mq.Fatal, Broker: broker, Cause: err,
-		Msg: fmt.Sprintf("topic %s partition %s cannot be read at offset %d", id.Topic, id, offset)}
+	return &mq.Error{
+		Class: mq.Fatal, Broker: broker, Cause: err,
+		Msg: fmt.Sprintf("topic %s partition %s cannot be read at offset %d", id.Topic, id, offset),
+	}
 }

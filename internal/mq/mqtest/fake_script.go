@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -154,9 +155,7 @@ func (f *Fake) Commits(group string) map[mq.PartitionID]mq.Commit {
 	defer f.mu.Unlock()
 	out := make(map[mq.PartitionID]mq.Commit)
 	if g := f.groups[group]; g != nil {
-		for id, c := range g.commits {
-			out[id] = c
-		}
+		maps.Copy(out, g.commits)
 	}
 	return out
 }

@@ -134,8 +134,11 @@ func headersComeBack(s *suite) {
 	want := []mq.Record{
 		{Body: []byte("none")},
 		{Body: []byte("several"), Headers: []mq.Header{
-			{Name: "a", Value: []byte("1")}, {Name: "b", Value: []byte{0, 255, 10}}, {Name: "a", Value: []byte("2")},
-			{Name: "empty", Value: []byte{}}, {Name: "Ümläut /#", Value: []byte("x")},
+			{Name: "a", Value: []byte("1")},
+			{Name: "b", Value: []byte{0, 255, 10}},
+			{Name: "a", Value: []byte("2")},
+			{Name: "empty", Value: []byte{}},
+			{Name: "Ümläut /#", Value: []byte("x")},
 		}},
 		{Body: []byte("tag"), Tag: "paid"},
 		{Body: []byte("both"), Tag: "paid", Headers: []mq.Header{{Name: "h", Value: []byte("v")}}},

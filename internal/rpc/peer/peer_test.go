@@ -313,7 +313,7 @@ func TestNeighbours(t *testing.T) {
 		t.Fatal(err)
 	}
 	pool := peer.NewPool(peer.Dial{Token: secret.New("node-token")}, snaps, nil)
-	defer pool.Close() //nolint:errcheck // not the subject
+	defer pool.Close()
 
 	acks := []*sluicev1.Ack{{Receipt: []byte("r1"), Action: sluicev1.Action_ACTION_ACCEPT}, {Receipt: []byte("r2"), Action: sluicev1.Action_ACTION_RELEASE, DelayMs: 1500, Cause: "why"}}
 	rs := pool.Settle(t.Context(), "n2", "a/b", "50%", acks)
@@ -337,7 +337,7 @@ func TestNeighbours(t *testing.T) {
 		}
 	}
 	bad := peer.NewPool(peer.Dial{}, snaps, nil)
-	defer bad.Close() //nolint:errcheck // not the subject
+	defer bad.Close()
 	if r := bad.Settle(t.Context(), "n2", "a", "g", acks)[0]; r == nil || r.Reason != fault.Unauthenticated {
 		t.Errorf("without a credential: %v", r)
 	}
