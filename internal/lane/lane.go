@@ -198,7 +198,7 @@ func New(cfg Config, offset int64, carried ackmap.Map, firstSerial uint64) *Lane
 
 // empty makes the memory of the window small again.
 func (l *Lane) empty() {
-	l.ring = newRing(256)
+	l.ring = newRing(minRing)
 	l.slots, l.free, l.timers = nil, nil, nil
 	l.chains, l.unused = nil, nil
 	l.keys = make(map[uint64]int32)

@@ -373,3 +373,24 @@ func TestExpiryInsideARunCountsOneAttemptOnly(t *testing.T) {
 		t.Errorf("attempts %d and %d, want 2 and 1", again[0].Attempt, again[1].Attempt)
 	}
 }
+
+// Done offsets of the owner before widen the window too: the ring must not wrap onto an open message.
+func TestCarriedMapWiderThanTheRing(t *testing.T) {
+	t.Parallel()
+	cfg := config(Any)
+	cfg.Window = 1000
+	words := make([]uint64, 10)
+	for i := range words {
+		words[i] = ^uint64(0)
+	}
+	l := New(cfg, 0, ackmap.Map{Words: words}, 1)
+	for i := range int64(700) {
+		l.Admit(0, message(i, ""))
+	}
+	for _, d := range take(l, 0, 1, 1000) {
+		settle(t, l, 0, d, Accept, OK)
+	}
+	if l.Base() != 700 {
+		t.Errorf("base %d", l.Base())
+	}
+}

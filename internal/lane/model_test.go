@@ -42,14 +42,14 @@ func newNaive(t *rapid.T) *naive {
 	n.cfg = Config{
 		Mode:     rapid.SampledFrom([]Mode{Any, ByKey, ByPartition}).Draw(t, "mode"),
 		Policies: []Policy{{MaxAttempts: rapid.IntRange(1, 4).Draw(t, "attempts"), BackoffMin: time.Second, BackoffMax: 40 * time.Second}},
-		Run:      rapid.IntRange(1, 5).Draw(t, "run"), Window: rapid.IntRange(1, 60).Draw(t, "window"),
+		Run:      rapid.IntRange(1, 5).Draw(t, "run"), Window: rapid.SampledFrom([]int{1, 7, 60, 500, 1000}).Draw(t, "window"),
 	}
 	if rapid.Bool().Draw(t, "parks") {
 		n.cfg.ParkAfter = 15 * time.Second
 	}
 	offset := int64(rapid.IntRange(0, 5).Draw(t, "first"))
 	from := offset
-	for range rapid.IntRange(1, 80).Draw(t, "messages") {
+	for range rapid.IntRange(1, 300).Draw(t, "messages") {
 		if rapid.IntRange(0, 9).Draw(t, "gap?") == 0 {
 			offset += int64(rapid.IntRange(1, 90).Draw(t, "gap"))
 		}
@@ -57,7 +57,7 @@ func newNaive(t *rapid.T) *naive {
 		n.keys[offset] = rapid.SampledFrom([]string{"a", "b", "c", ""}).Draw(t, "key")
 		offset++
 	}
-	carried := ackmap.Map{Words: []uint64{rapid.Uint64().Draw(t, "carried") & rapid.Uint64().Draw(t, "sparse")}}
+	carried := ackmap.Map{Words: rapid.SliceOfN(rapid.Uint64(), 0, 10).Draw(t, "carried")}
 	for _, o := range n.log {
 		if carried.Done(o - from) {
 			n.done[o] = true

@@ -12,6 +12,9 @@ import (
 // overhead is about what a message takes besides its record: slot, ring, timer.
 const overhead = 256
 
+// minRing is the window that a quiet lane has memory for.
+const minRing = 64
+
 // shrinkAbove: a lane that ran empty gives its memory back where it had more slots.
 const shrinkAbove = 1024
 
@@ -63,13 +66,13 @@ func (l *Lane) place(m Message) (int32, bool) {
 	if m.Offset-l.base >= int64(l.cfg.Window) {
 		return none, false
 	}
+	l.grow(int(m.Offset - l.base + 1)) // for a done one too: the ring must not wrap onto open ones
 	if l.carried.Done(m.Offset - l.carriedAt) {
 		l.next = m.Offset + 1
 		l.passed = max(l.passed, l.next)
 		l.advance()
 		return none, true
 	}
-	l.grow(int(m.Offset - l.base + 1))
 	at := l.newSlot()
 	s := &l.slots[at]
 	*s = slot{
