@@ -49,9 +49,11 @@ func (s *stage) run(ctx context.Context, in io.Reader, out io.Writer, args ...st
 func (s *stage) mustRun(in string, args ...string) string {
 	s.t.Helper()
 	var out bytes.Buffer
-	if code, stderr := s.run(s.t.Context(), strings.NewReader(in), &out, args...); code != exitOK {
+	code, stderr := s.run(s.t.Context(), strings.NewReader(in), &out, args...)
+	if code != exitOK {
 		s.t.Fatalf("sluice %s: exit code %d: %s", strings.Join(args, " "), code, stderr)
 	}
+	s.t.Log(stderr) // notes matter when the test fails later
 	return out.String()
 }
 

@@ -256,13 +256,13 @@ func withoutZero(b []byte) string { return string(bytes.ReplaceAll(b, []byte{0},
 
 // settle answers a printed message in the background.
 func (s *subscriber) settle(ctx context.Context, d *sluice.Delivery, ack string) {
-	if ack == "none" {
-		s.settled("accept", nil) // printed is all that was asked for
-		return
-	}
 	s.mu.Lock()
 	s.pending++
 	s.mu.Unlock()
+	if ack == "none" {
+		s.settled("none", nil) // printed is all that was asked for
+		return
+	}
 	s.settling.Go(func() {
 		// A Ctrl-C must not leave an accepted message unanswered for want of patience.
 		c, cancel := context.WithTimeout(context.WithoutCancel(ctx), subClose)
@@ -276,17 +276,17 @@ func (s *subscriber) settle(ctx context.Context, d *sluice.Delivery, ack string)
 		case "reject":
 			err = d.Reject(c, "rejected by sluice sub")
 		}
-		s.mu.Lock()
-		s.pending--
-		s.mu.Unlock()
 		s.settled(ack, err)
 	})
 }
 
+// settled counts an answer. A message passes from pending to accepted in one step: in between room would see space
+// for one more than was asked for.
 func (s *subscriber) settled(ack string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.answered.Broadcast()
+	s.pending--
 	switch {
 	case err != nil:
 		if s.failures++; s.failures <= shownFailures {
