@@ -77,8 +77,15 @@ func describe(err error) string {
 	if errors.As(err, &se) && se.Message != "" {
 		return prefixOf(err, se.Error()) + plainConnection(se.Message)
 	}
-	if st, ok := status.FromError(err); ok && st.Code() != codes.OK && st.Code() != codes.Unknown {
-		return prefixOf(err, st.String()) + statusText(st)
+	var g interface {
+		error
+		GRPCStatus() *status.Status
+	}
+	if errors.As(err, &g) && g.GRPCStatus().Code() != codes.OK {
+		if text := serverText(g.GRPCStatus()); text != "" {
+			return text // the server named what and which
+		}
+		return prefixOf(err, g.Error()) + statusText(g.GRPCStatus())
 	}
 	return err.Error()
 }
@@ -91,12 +98,17 @@ func prefixOf(err error, inner string) string {
 	return ""
 }
 
-func statusText(st *status.Status) string {
+// serverText is the text that a node of Sluice gave, "" where there is none.
+func serverText(st *status.Status) string {
 	for _, d := range st.Details() {
-		if e, ok := d.(*sluicev1.Error); ok && e.GetMessage() != "" {
+		if e, ok := d.(*sluicev1.Error); ok {
 			return e.GetMessage()
 		}
 	}
+	return ""
+}
+
+func statusText(st *status.Status) string {
 	switch st.Code() {
 	case codes.Unavailable:
 		return plainConnection(st.Message())

@@ -87,7 +87,11 @@ func (a *app) nodeDrain(verb, short string, drain bool) *cobra.Command {
 				if _, err := admin.DrainNode(c.Context(), &adminv1.DrainNodeRequest{Name: names[0], Drain: drain}); err != nil {
 					return fmt.Errorf("node %s: %w", names[0], err)
 				}
-				a.done(false, "%sed node %s", verb, names[0])
+				if drain {
+					a.note("node %s is draining; `sluice node list` shows its state", names[0])
+				} else {
+					a.note("node %s takes work again", names[0])
+				}
 				return nil
 			})
 		},

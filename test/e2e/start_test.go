@@ -168,3 +168,23 @@ func TestStoppingServerLosesNothingAndItsClientsGoOn(t *testing.T) {
 	t.Log(c)
 	c.NoneLost(t)
 }
+
+func TestProfilesHaveAListenerOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	n := harness.Start(t, "--dev", "--set", "pprof=127.0.0.1:0")
+	_, addr, ok := strings.Cut(n.Output(), "pprof=")
+	if !ok {
+		t.Fatalf("the log does not say where profiles are:\n%s", n.Output())
+	}
+	addr, _, _ = strings.Cut(addr, "\n")
+	if status, _, _ := call(t, http.MethodGet, "http://"+addr+"/debug/pprof/goroutine?debug=1", "", ""); status != http.StatusOK {
+		t.Errorf("profiles: %d", status)
+	}
+	if status, _ := get(t, n, "/debug/pprof/", ""); status == http.StatusOK {
+		t.Error("the public listener serves profiles")
+	}
+	r := harness.Run(within(t, time.Minute), t, "", "server", "--dev", "--data", t.TempDir(), "--set", "pprof=0.0.0.0:0")
+	if r.Code != 1 || !strings.Contains(r.Err, "not on the loopback") {
+		t.Errorf("profiles for everybody: exit %d, %s", r.Code, r.Err)
+	}
+}
