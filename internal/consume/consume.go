@@ -1,4 +1,3 @@
-// Package consume is the consumer proxy's engine: members, lanes, leases, retry, commit.
 package consume
 
 import (

@@ -1,3 +1,5 @@
+// Package consume is the consumer proxy's engine: members, lanes, leases, retry, commit.
+//
 // The way of a message, file by file: group.go decides whether this node serves
 // a group, and on which clusters; member.go is one membership in a broker's
 // group; partition.go runs one lane (internal/lane) in one goroutine; fetch.go

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/sluice-mq/sluice/internal/mq/embedded"
 	"github.com/sluice-mq/sluice/internal/mq/kafka"

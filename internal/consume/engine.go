@@ -10,11 +10,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/sluice-mq/sluice/internal/auth"
 	"github.com/sluice-mq/sluice/internal/fault"
 	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/sluice-mq/sluice/internal/snapshot"
-	"golang.org/x/time/rate"
 )
 
 // ensureWait is how long a new subscription may take to come back in a snapshot.

@@ -220,11 +220,12 @@ func (p *partition) reset(f fetched) {
 	p.e.m.resets.Inc()
 	p.e.m.lost.Add(float64(r.Lost))
 	in := &p.in
-	msg := "offset out of range; going on at the earliest"
+	where := p.attrs("offset", f.offset, "next", f.batch.Next, "lost", r.Lost)
 	if r.Recreated {
-		msg = "topic was made anew; going on at its beginning, what was known of the old one is dropped"
+		p.e.log.Error("topic was made anew; going on at its beginning, what was known of the old one is dropped", where...)
+	} else {
+		p.e.log.Error("offset out of range; going on at the earliest", where...)
 	}
-	p.e.log.Error(msg, p.attrs("offset", f.offset, "next", f.batch.Next, "lost", r.Lost)...)
 	if r.Recreated || f.batch.Next < in.at {
 		p.l.Restart(f.batch.Next)
 		in.queue, in.bytes, in.pass = nil, 0, 0

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/sluice-mq/sluice/internal/fault"
 	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/sluice-mq/sluice/internal/snapshot"

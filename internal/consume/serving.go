@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/cespare/xxhash/v2"
+
 	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/sluice-mq/sluice/internal/snapshot"
 )

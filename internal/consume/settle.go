@@ -19,7 +19,7 @@ import (
 // maxSettle is how many answers go to a lane in one step: more would keep leases waiting.
 const maxSettle = 1000
 
-// anyApp stands for the administrator, who may settle for every app.
+// anyApp stands for the administrator, who may settle for every app, on the way to another node too. No app can be called so.
 const anyApp = "\x00any"
 
 // verifiers keeps verifiers of the ring in force, since making one costs as much as ten receipts.
@@ -78,7 +78,7 @@ func (e *Engine) Settle(ctx context.Context, who auth.Who, group string, acks []
 	var away sync.WaitGroup
 	for name, n := range nodes {
 		away.Go(func() {
-			for i, f := range e.remote.Settle(ctx, name, who.App, group, n.acks) {
+			for i, f := range e.remote.Settle(ctx, name, app, group, n.acks) {
 				out[n.index[i]] = f
 			}
 		})

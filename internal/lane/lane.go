@@ -230,7 +230,7 @@ func (l *Lane) Stop() { l.stopped = true }
 // Open is how many messages are leased or being written elsewhere: what a drain waits for.
 func (l *Lane) Open() int { return l.open[leased] + l.open[dying] + l.open[parking] }
 
-// Leased, Buffered and Bytes are gauges: leases out, messages known and not done, and their size in memory.
+// Leased is how many leases are out.
 func (l *Lane) Leased() int { return l.open[leased] }
 
 // Buffered is how many messages are known and not done.

@@ -5,9 +5,10 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/sluice-mq/sluice/internal/ackmap"
 	"github.com/sluice-mq/sluice/internal/mq"
-	"pgregory.net/rapid"
 )
 
 // naive is what a lane must look like from outside, kept the slow way.
