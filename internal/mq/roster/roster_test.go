@@ -105,6 +105,10 @@ func TestRosterNeverHasTwoOwners(t *testing.T) {
 			}
 			for _, p := range a.Lost {
 				delete(believes[m], p)
+				// What was being given up and is lost may come back: Done for the old one must not end the new ownership.
+				old := pending[m]
+				old.Revoked = slices.DeleteFunc(slices.Clone(old.Revoked), func(r mq.PartitionID) bool { return r == p })
+				pending[m] = old
 			}
 			for _, p := range a.Added {
 				for other, set := range believes {
