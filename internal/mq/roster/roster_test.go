@@ -128,7 +128,7 @@ func TestRosterNeverHasTwoOwners(t *testing.T) {
 			}
 			return true
 		}
-		finish := func(m Member) {
+		finish := func(m Member) bool {
 			a := pending[m]
 			delete(pending, m)
 			for _, p := range a.Revoked {
@@ -137,6 +137,7 @@ func TestRosterNeverHasTwoOwners(t *testing.T) {
 			if a.Epoch != 0 {
 				r.Done(m, a.Epoch)
 			}
+			return a.Epoch != 0
 		}
 		members := func() []Member {
 			var ms []Member
@@ -184,7 +185,7 @@ func TestRosterNeverHasTwoOwners(t *testing.T) {
 			moved := false
 			for _, m := range members() {
 				moved = take(m) || moved
-				finish(m)
+				moved = finish(m) || moved
 			}
 			if !moved {
 				break
