@@ -196,6 +196,8 @@ func capabilities(c mq.Caps) []string {
 		{"fenced-commits", c.FencedCommits},
 		{"create-topics", c.CreateTopics},
 		{"delete-topics", c.DeleteTopics},
+		{"add-partitions", c.AddPartitions},
+		{"delete-groups", c.DeleteGroups},
 		{"topic-configs", c.TopicConfigs},
 		{"delete-records", c.DeleteRecords},
 		{"time-lookup", c.TimeLookup},

@@ -98,6 +98,8 @@ type Caps struct {
 	FencedCommits   bool // the broker refuses commits of members that are no longer in the group
 	CreateTopics    bool
 	DeleteTopics    bool
+	AddPartitions   bool
+	DeleteGroups    bool
 	TopicConfigs    bool
 	DeleteRecords   bool
 	TimeLookup      bool // offsets by time

@@ -83,7 +83,7 @@ func (s *Store) Caps(ctx context.Context) (mq.Caps, error) {
 		return mq.Caps{}, err
 	}
 	return mq.Caps{
-		Headers: true, CommitMetadata: maxMapBytes, FencedCommits: true, CreateTopics: true, DeleteTopics: true, TopicConfigs: true,
+		Headers: true, CommitMetadata: maxMapBytes, FencedCommits: true, CreateTopics: true, DeleteTopics: true, AddPartitions: true, DeleteGroups: true, TopicConfigs: true,
 		DeleteRecords: true, TimeLookup: true, SyncedBeforeAck: s.cfg.Durability == Sync, MaxRecordBytes: s.cfg.MaxRecordBytes,
 		Version: fmt.Sprintf("embedded/%d", formatVersion),
 	}, nil

@@ -252,7 +252,7 @@ func (a admin) settled(ctx context.Context, name mq.Topic, ok func(*topicMeta) b
 
 // DeleteTopic implements mq.Admin.
 func (a admin) DeleteTopic(ctx context.Context, name mq.Topic) error {
-	ctx, cancel, err := a.begin(ctx, func(c mq.Caps) bool { return c.DeleteTopics }, "deleting topics (Kafka 0.10.1)")
+	ctx, cancel, err := a.begin(ctx, func(c mq.Caps) bool { return c.DeleteTopics }, "deleting topics (Kafka 1.0)")
 	if err != nil {
 		return err
 	}

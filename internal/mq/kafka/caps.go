@@ -170,10 +170,14 @@ func capsOf(r *kmsg.ApiVersionsResponse) (mq.Caps, map[int16]int16) {
 		NativeGroups:   true,
 		FencedCommits:  true,
 		CreateTopics:   at(19, 0),
-		DeleteTopics:   at(20, 0),
-		TopicConfigs:   at(32, 0) && at(33, 0),
-		DeleteRecords:  at(21, 0),
-		TimeLookup:     at(2, 1),
+		// The request is there since 0.10.1, but before 1.0 (which brought CreatePartitions) brokers let it time out unless
+		// delete.topic.enable was set.
+		DeleteTopics:  at(20, 0) && at(37, 0),
+		AddPartitions: at(37, 0),
+		DeleteGroups:  at(42, 0),
+		TopicConfigs:  at(32, 0) && at(33, 0),
+		DeleteRecords: at(21, 0),
+		TimeLookup:    at(2, 1),
 		// An acknowledgement of Kafka means "on all in-sync replicas", in their page caches.
 		SyncedBeforeAck: false,
 		MaxRecordBytes:  defaultMaxBatch - 512,

@@ -55,6 +55,10 @@ func (p *producer) Produce(ctx context.Context, id mq.PartitionID, records []mq.
 		done(nil)
 		return
 	}
+	if caps := p.d.knownCaps(); caps != nil && !caps.Headers && slices.ContainsFunc(records, func(r mq.Record) bool { return needsHeaders(&r) }) {
+		p.produceBare(ctx, id, records, done)
+		return
+	}
 	it := &item{ctx: ctx, records: records, results: make([]mq.Result, len(records)), done: done, end: len(records)}
 	it.deadline, _ = ctx.Deadline()
 	headers := false
@@ -82,6 +86,30 @@ func (p *producer) Produce(ctx context.Context, id mq.PartitionID, records []mq.
 	if start {
 		p.dispatch(q)
 	}
+}
+
+// produceBare refuses what an old cluster cannot carry and produces the rest, so that one such record never fails its neighbours.
+func (p *producer) produceBare(ctx context.Context, id mq.PartitionID, records []mq.Record, done func([]mq.Result)) {
+	results := make([]mq.Result, len(records))
+	var bare []mq.Record
+	var at []int
+	for i := range records {
+		if needsHeaders(&records[i]) {
+			results[i] = mq.Result{Offset: -1, Err: errNoHeaders()}
+			continue
+		}
+		bare, at = append(bare, records[i]), append(at, i)
+	}
+	if len(bare) == 0 {
+		done(results)
+		return
+	}
+	p.Produce(ctx, id, bare, func(rs []mq.Result) {
+		for i, r := range rs {
+			results[at[i]] = r
+		}
+		done(results)
+	})
 }
 
 func (p *producer) admit(it *item, id mq.PartitionID, headers bool) error {

@@ -146,6 +146,10 @@ func topicConfigs(s *suite) {
 func partitionsGrow(s *suite) {
 	s.need(s.caps.CreateTopics, "creation of topics")
 	topic := s.topic(2)
+	if !s.caps.AddPartitions {
+		s.wantClass("more partitions on a cluster without", s.d.Admin().AddPartitions(s.ctx, topic, 4), mq.Unsupported)
+		return
+	}
 	for _, n := range []int{1, 2} {
 		if err := s.d.Admin().AddPartitions(s.ctx, topic, n); !errors.Is(err, mq.Invalid) {
 			s.Errorf("from 2 partitions to %d: %v, want class %q", n, err, mq.Invalid)
@@ -273,6 +277,10 @@ func groupsDeleted(s *suite) {
 		s.Error("a group was deleted under a living member")
 	}
 	m.leave()
+	if !s.caps.DeleteGroups {
+		s.wantClass("deletion of a group on a cluster without", admin.DeleteGroup(s.ctx, group), mq.Unsupported)
+		return
+	}
 	s.await("the group is deleted", func() error { return admin.DeleteGroup(s.ctx, group) })
 	s.wantClass("deletion of an unknown group", admin.DeleteGroup(s.ctx, group), mq.NotFound)
 	if cs, err := admin.GroupOffsets(s.ctx, group); (err != nil && !errors.Is(err, mq.NotFound)) || len(cs) > 0 {

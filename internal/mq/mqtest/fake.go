@@ -75,7 +75,7 @@ func NewFake(cfg FakeConfig) *Fake {
 	}
 	f.caps = mq.Caps{
 		Headers: true, Idempotent: true, CommitMetadata: 4096, NativeGroups: true, FencedCommits: true, CreateTopics: true,
-		DeleteTopics: true, TopicConfigs: true, DeleteRecords: true, TimeLookup: true, MaxRecordBytes: 1 << 20, Version: "fake",
+		DeleteTopics: true, AddPartitions: true, DeleteGroups: true, TopicConfigs: true, DeleteRecords: true, TimeLookup: true, MaxRecordBytes: 1 << 20, Version: "fake",
 	}
 	if cfg.Caps != nil {
 		f.caps = *cfg.Caps

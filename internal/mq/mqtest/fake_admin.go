@@ -142,7 +142,7 @@ func (a fakeAdmin) SetTopicConfig(ctx context.Context, name mq.Topic, config map
 // AddPartitions implements mq.Admin.
 func (a fakeAdmin) AddPartitions(ctx context.Context, name mq.Topic, total int) error {
 	f := a.f
-	if err := f.able(ctx, "AddPartitions", f.caps.CreateTopics); err != nil {
+	if err := f.able(ctx, "AddPartitions", f.caps.AddPartitions); err != nil {
 		return err
 	}
 	f.mu.Lock()
@@ -271,7 +271,7 @@ func (a fakeAdmin) SetGroupOffsets(ctx context.Context, name string, cs map[mq.P
 // DeleteGroup implements mq.Admin.
 func (a fakeAdmin) DeleteGroup(ctx context.Context, name string) error {
 	f := a.f
-	if err := f.admit(ctx, "DeleteGroup"); err != nil {
+	if err := f.able(ctx, "DeleteGroup", f.caps.DeleteGroups); err != nil {
 		return err
 	}
 	f.mu.Lock()

@@ -409,7 +409,7 @@ func leaverReplaced(s *suite) {
 }
 
 func partitionsAdded(s *suite) {
-	s.need(s.caps.CreateTopics, "creation of topics")
+	s.need(s.caps.CreateTopics && s.caps.AddPartitions, "creation of topics and partitions")
 	topic := s.topic(1)
 	m := s.join(s.name(), new(sync.Map), mq.GroupConfig{Topics: []mq.Topic{topic}, Start: map[mq.Topic]mq.Start{topic: {At: mq.Earliest}}})
 	m.owns(1)
