@@ -81,9 +81,16 @@ func (a *app) measured(r bench.Result, err error) error {
 
 func (a *app) printResult(r bench.Result) error {
 	o := object{
-		{"messages", r.Messages}, {"seconds", r.Seconds}, {"msgs_per_s", r.PerSec}, {"mb_per_s", r.MBPerSec},
-		{"p50_ms", r.P50}, {"p99_ms", r.P99}, {"p999_ms", r.P999}, {"errors", r.Errors},
-		{"client_cpu_us_per_msg", cpu(r.ClientCPU)}, {"server_cpu_us_per_msg", cpu(r.ServerCPU)},
+		{"messages", r.Messages},
+		{"seconds", r.Seconds},
+		{"msgs_per_s", r.PerSec},
+		{"mb_per_s", r.MBPerSec},
+		{"p50_ms", r.P50},
+		{"p99_ms", r.P99},
+		{"p999_ms", r.P999},
+		{"errors", r.Errors},
+		{"client_cpu_us_per_msg", cpu(r.ClientCPU)},
+		{"server_cpu_us_per_msg", cpu(r.ServerCPU)},
 	}
 	return a.print(o, func(w io.Writer) error {
 		shown := make(object, 0, len(o))

@@ -116,7 +116,7 @@ func (a *app) withAdmin(f func(adminv1.AdminServiceClient) error) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close() //nolint:errcheck // the work is done
+	defer conn.Close()
 	return f(client)
 }
 

@@ -20,7 +20,7 @@ func (a *app) clusterCommand() *cobra.Command {
 type clusterFlags struct {
 	kind, datacenter, side          string
 	bootstrap                       []string
-	sasl, user, password, passFile  string
+	sasl, user, passFile            string
 	tls                             bool
 	ca, cert, key, tlsName, passEnv string
 }
@@ -158,9 +158,17 @@ func (a *app) printCluster(i *adminv1.ClusterInfo) error {
 	return a.print(view(i), func(w io.Writer) error {
 		k := i.GetCluster()
 		err := describeTable(w, object{
-			{"name", k.GetName()}, {"kind", k.GetKind()}, {"version", i.GetBrokerVersion()}, {"health", i.GetHealth()},
-			{"reason", i.GetHealthText()}, {"bootstrap", k.GetBootstrap()}, {"datacenter", k.GetDatacenter()}, {"side", k.GetSide()},
-			{"sasl", k.GetSasl().GetMechanism()}, {"tls", k.GetTls().GetEnabled()}, {"node", k.GetNode()},
+			{"name", k.GetName()},
+			{"kind", k.GetKind()},
+			{"version", i.GetBrokerVersion()},
+			{"health", i.GetHealth()},
+			{"reason", i.GetHealthText()},
+			{"bootstrap", k.GetBootstrap()},
+			{"datacenter", k.GetDatacenter()},
+			{"side", k.GetSide()},
+			{"sasl", k.GetSasl().GetMechanism()},
+			{"tls", k.GetTls().GetEnabled()},
+			{"node", k.GetNode()},
 			{"can", i.GetCapabilities()},
 		})
 		if err != nil || len(i.GetBrokers()) == 0 {

@@ -53,8 +53,13 @@ func (a *app) configReference() *cobra.Command {
 			var objects []object
 			for _, e := range config.Reference() {
 				objects = append(objects, object{
-					{"key", e.Key}, {"kind", e.Kind}, {"allowed", e.Allowed}, {"default", e.Default},
-					{"env", e.Env}, {"reload", e.Reload}, {"doc", e.Doc},
+					{"key", e.Key},
+					{"kind", e.Kind},
+					{"allowed", e.Allowed},
+					{"default", e.Default},
+					{"env", e.Env},
+					{"reload", e.Reload},
+					{"doc", e.Doc},
 				})
 			}
 			return a.print(objects, func(w io.Writer) error {

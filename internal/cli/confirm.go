@@ -24,8 +24,8 @@ func (a *app) confirm(d danger, what, name, consequence string) error {
 	if !terminal(a.In) {
 		return usage("%s %s: %s; say --yes to do it without a terminal, or --dry-run", what, name, consequence)
 	}
-	fmt.Fprintf(a.Err, "%s %s: %s.\nType the name to go on: ", what, name, consequence) //nolint:errcheck // the answer decides
-	line, _ := bufio.NewReader(a.In).ReadString('\n')                                   // an end without an answer is a no
+	fmt.Fprintf(a.Err, "%s %s: %s.\nType the name to go on: ", what, name, consequence)
+	line, _ := bufio.NewReader(a.In).ReadString('\n') // an end without an answer is a no
 	if strings.TrimSpace(line) != name {
 		return fmt.Errorf("%s %s: the name was not typed; nothing was changed", what, name)
 	}

@@ -55,9 +55,14 @@ func (a *app) dlqShow() *cobra.Command {
 				return a.print(view(d), func(w io.Writer) error {
 					body := viewBytes("body", d.GetMessage().Body)
 					return describeTable(w, object{
-						{"id", d.GetMessage().GetId()}, {"origin_topic", d.GetOriginTopic()}, {"origin_partition", d.GetOriginPartition()},
-						{"origin_offset", decimal(d.GetOriginOffset())}, {"attempts", number(d.GetAttempts())},
-						{"dead_at", viewTime(d.GetDeadAtMs())}, {"cause", d.GetCause()}, viewBytes("key", d.GetMessage().Key), body,
+						{"id", d.GetMessage().GetId()},
+						{"origin_topic", d.GetOriginTopic()},
+						{"origin_partition", d.GetOriginPartition()},
+						{"origin_offset", decimal(d.GetOriginOffset())},
+						{"attempts", number(d.GetAttempts())},
+						{"dead_at", viewTime(d.GetDeadAtMs())},
+						{"cause", d.GetCause()},
+						viewBytes("key", d.GetMessage().Key), body,
 					})
 				})
 			})

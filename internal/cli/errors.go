@@ -25,8 +25,7 @@ func usage(format string, args ...any) error { return usageError{fmt.Sprintf(for
 
 // isUsage also knows cobra's own errors, which have no type.
 func isUsage(err error) bool {
-	var u usageError
-	if errors.As(err, &u) {
+	if _, ok := errors.AsType[usageError](err); ok {
 		return true
 	}
 	text := err.Error()
@@ -56,8 +55,7 @@ func args(least, most int, names string) cobra.PositionalArgs {
 
 // printError writes one line per error: "error: <what> <which>: <why>; <what to do>".
 func printError(w io.Writer, err error) {
-	var faults config.Faults
-	if errors.As(err, &faults) {
+	if faults, ok := errors.AsType[config.Faults](err); ok {
 		for _, f := range faults {
 			printLine(w, f.Error())
 		}
@@ -68,7 +66,7 @@ func printError(w io.Writer, err error) {
 
 func printLine(w io.Writer, text string) {
 	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
-	fmt.Fprintf(w, "error: %s\n", text) //nolint:errcheck // stderr is gone: nothing left to tell it to
+	fmt.Fprintf(w, "error: %s\n", text)
 }
 
 // describe is the text of an error for people: servers answer with a text that says what to do already.

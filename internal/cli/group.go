@@ -106,8 +106,13 @@ func decimal(n int64) string { return strconv.FormatInt(n, 10) }
 func (a *app) printGroup(g *adminv1.GroupInfo) error {
 	return a.print(view(g), func(w io.Writer) error {
 		err := describeTable(w, object{
-			{"name", g.GetGroup().GetName()}, {"state", g.GetState()}, {"protocol", g.GetProtocol()}, {"clients", number(g.GetClients())},
-			{"paused", g.GetGroup().GetPaused()}, {"lag", decimal(g.GetLag())}, {"version", g.GetGroup().GetVersion()},
+			{"name", g.GetGroup().GetName()},
+			{"state", g.GetState()},
+			{"protocol", g.GetProtocol()},
+			{"clients", number(g.GetClients())},
+			{"paused", g.GetGroup().GetPaused()},
+			{"lag", decimal(g.GetLag())},
+			{"version", g.GetGroup().GetVersion()},
 		})
 		if err != nil {
 			return err
@@ -271,8 +276,12 @@ func (a *app) printReset(r *adminv1.ResetGroupResponse) error {
 	for _, p := range r.GetAfter() {
 		was := decimal(before[place(p)])
 		l.add(object{
-			{"topic", p.GetTopic()}, {"cluster", p.GetCluster()}, {"partition", p.GetPartition()},
-			{"before", was}, {"after", decimal(p.GetCommitted())}, {"lag", p.GetLag()},
+			{"topic", p.GetTopic()},
+			{"cluster", p.GetCluster()},
+			{"partition", p.GetPartition()},
+			{"before", was},
+			{"after", decimal(p.GetCommitted())},
+			{"lag", p.GetLag()},
 		}, p.GetTopic(), p.GetCluster(), p.GetPartition(), was, decimal(p.GetCommitted()), decimal(p.GetLag()))
 	}
 	return a.list(l)

@@ -137,9 +137,17 @@ func (m *message) object() object {
 		headers = append(headers, viewBytes(h.Name, h.Value))
 	}
 	return object{
-		{"id", m.ID}, viewBytes("key", m.Key), viewBytes("body", m.Body), {"headers", headers}, {"tag", m.Tag},
-		{"topic", m.Topic}, {"cluster", m.Cluster}, {"partition", m.Partition}, {"offset", decimal(m.Offset)},
-		{"attempt", m.Attempt}, {"published_at", stamp(m.Published)}, {"delivered_at", stamp(m.Delivered)},
+		{"id", m.ID},
+		viewBytes("key", m.Key), viewBytes("body", m.Body),
+		{"headers", headers},
+		{"tag", m.Tag},
+		{"topic", m.Topic},
+		{"cluster", m.Cluster},
+		{"partition", m.Partition},
+		{"offset", decimal(m.Offset)},
+		{"attempt", m.Attempt},
+		{"published_at", stamp(m.Published)},
+		{"delivered_at", stamp(m.Delivered)},
 	}
 }
 

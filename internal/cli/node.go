@@ -67,9 +67,13 @@ func (a *app) nodeDescribe() *cobra.Command {
 				if n.GetNode().GetName() == names[0] {
 					return a.print(view(n), func(w io.Writer) error {
 						return describeTable(w, object{
-							{"name", n.GetNode().GetName()}, {"state", nodeState(n)}, {"roles", n.GetNode().GetRoles()},
-							{"grpc", n.GetNode().GetGrpc()}, {"http", n.GetNode().GetHttp()},
-							{"datacenter", n.GetNode().GetDatacenter()}, {"build", n.GetBuild()},
+							{"name", n.GetNode().GetName()},
+							{"state", nodeState(n)},
+							{"roles", n.GetNode().GetRoles()},
+							{"grpc", n.GetNode().GetGrpc()},
+							{"http", n.GetNode().GetHttp()},
+							{"datacenter", n.GetNode().GetDatacenter()},
+							{"build", n.GetBuild()},
 						})
 					})
 				}

@@ -126,14 +126,14 @@ func plain(v any) string {
 func table(w io.Writer, head []string, rows [][]string) error {
 	tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	if head != nil {
-		fmt.Fprintln(tw, strings.Join(head, "\t")) //nolint:errcheck // Flush reports it
+		fmt.Fprintln(tw, strings.Join(head, "\t"))
 	}
 	for _, row := range rows {
 		cells := make([]string, len(row))
 		for i, c := range row {
 			cells[i] = clean(c)
 		}
-		fmt.Fprintln(tw, strings.TrimRight(strings.Join(cells, "\t"), "\t ")) //nolint:errcheck // Flush reports it
+		fmt.Fprintln(tw, strings.TrimRight(strings.Join(cells, "\t"), "\t "))
 	}
 	return tw.Flush()
 }

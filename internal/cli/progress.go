@@ -46,13 +46,13 @@ func (p *progress) run() {
 		select {
 		case <-p.stop:
 			if shown {
-				fmt.Fprint(p.app.Err, "\r\x1b[K") //nolint:errcheck // only for the eye
+				fmt.Fprint(p.app.Err, "\r\x1b[K")
 			}
 			return
 		case now := <-tick.C:
 			if took := now.Sub(begun); took >= progressAfter {
 				shown = true
-				fmt.Fprint(p.app.Err, "\r\x1b[K"+p.line(took)) //nolint:errcheck // only for the eye
+				fmt.Fprint(p.app.Err, "\r\x1b[K"+p.line(took))
 			}
 		}
 	}

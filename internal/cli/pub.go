@@ -169,7 +169,7 @@ func readMessageFile(path string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("message file: %w", err)
 	}
-	defer file.Close() //nolint:errcheck // read only
+	defer file.Close()
 	b, err := io.ReadAll(io.LimitReader(file, maxInputBytes+1))
 	if err != nil {
 		return nil, fmt.Errorf("message file: %w", err)
@@ -186,7 +186,7 @@ func (a *app) pub(ctx context.Context, topic string, src source, opts []sluice.P
 	if err != nil {
 		return err
 	}
-	defer client.Close(context.WithoutCancel(ctx)) //nolint:errcheck // every message has its result by then
+	defer client.Close(context.WithoutCancel(ctx))
 	publisher := client.Publisher(topic, opts...)
 	report := a.newPubReport(topic)
 	slots := make(chan *slot, pubWindow)

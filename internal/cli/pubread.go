@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -223,7 +224,7 @@ func parseJSON(line []byte, base sluice.Message) (sluice.Message, error) {
 	if j.Partition != "" {
 		m.Partition = j.Partition
 	}
-	m.HeaderList = append(m.HeaderList[:len(m.HeaderList):len(m.HeaderList)], j.Headers...)
+	m.HeaderList = append(slices.Clip(m.HeaderList), j.Headers...)
 	var err error
 	if j.Key != nil || j.KeyBase64 != nil {
 		if m.Key, err = textOrBase64("key", j.Key, j.KeyBase64); err != nil {
@@ -367,7 +368,7 @@ func unmodify(piece []byte, modifier string, verb byte) ([]byte, error) {
 }
 
 func headersFrom(hs []sluice.Header, text []byte, modifier string) ([]sluice.Header, error) {
-	hs = hs[:len(hs):len(hs)] // the list is shared by all messages
+	hs = slices.Clip(hs) // the list is shared by all messages
 	if modifier == "json" {
 		var j jsonHeaders
 		if err := json.Unmarshal(text, &j); err != nil {

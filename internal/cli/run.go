@@ -142,8 +142,7 @@ func (a *app) finish(ctx context.Context, err error) int {
 	if err == nil {
 		return exitOK
 	}
-	var q quietError
-	if errors.As(err, &q) {
+	if q, ok := errors.AsType[quietError](err); ok {
 		return q.code
 	}
 	interrupted := ctx.Err() != nil
@@ -166,6 +165,6 @@ func terminal(stream any) bool {
 // note tells the user something on stderr that is not an error.
 func (a *app) note(format string, args ...any) {
 	if !a.quiet {
-		fmt.Fprintf(a.Err, format+"\n", args...) //nolint:errcheck // stderr is gone: nothing left to tell it to
+		fmt.Fprintf(a.Err, format+"\n", args...)
 	}
 }

@@ -153,7 +153,7 @@ func (a *app) greet(cfg *config.Config, n *node.Node) {
 		next = "No administrator exists yet. This link makes one; it works once, for 24 hours:\n  " + link +
 			"\nor: sluice setup --server " + n.GRPCAddr() + " LINK\n"
 	}
-	fmt.Fprintf(a.Out, "Sluice %s, node %s\n  gRPC  %s\n  HTTP  %s://%s\n%s", //nolint:errcheck // without a reader there is nothing to greet
+	fmt.Fprintf(a.Out, "Sluice %s, node %s\n  gRPC  %s\n  HTTP  %s://%s\n%s",
 		telemetry.ReadBuild().Version, n.Name(), n.GRPCAddr(), scheme, n.HTTPAddr(), next)
 }
 

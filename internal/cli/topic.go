@@ -174,9 +174,15 @@ func (a *app) printTopic(t *adminv1.TopicInfo) error {
 	return a.print(view(t), func(w io.Writer) error {
 		cluster, physical := home(t)
 		o := object{
-			{"name", t.GetTopic().GetName()}, {"cluster", cluster}, {"physical", physical}, {"partitions", number(t.GetPartitions())},
-			{"replicas", number(t.GetReplicas())}, {"order", t.GetTopic().GetOrder()}, {"owner", t.GetTopic().GetOwner()},
-			{"durability", t.GetDurability()}, {"version", t.GetTopic().GetVersion()},
+			{"name", t.GetTopic().GetName()},
+			{"cluster", cluster},
+			{"physical", physical},
+			{"partitions", number(t.GetPartitions())},
+			{"replicas", number(t.GetReplicas())},
+			{"order", t.GetTopic().GetOrder()},
+			{"owner", t.GetTopic().GetOwner()},
+			{"durability", t.GetDurability()},
+			{"version", t.GetTopic().GetVersion()},
 		}
 		var config []string
 		for k, v := range t.GetConfig() {

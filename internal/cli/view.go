@@ -1,11 +1,10 @@
 package cli
 
 import (
+	"encoding/base64"
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"encoding/base64"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,12 +22,7 @@ type Roles []string
 
 // Has tells whether the node has that role.
 func (r Roles) Has(role string) bool {
-	for _, have := range r {
-		if have == role {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(r, role)
 }
 
 // Data tells whether the node moves messages: it has the producer or the consumer role.

@@ -158,7 +158,8 @@ func TestSecretsAreNeverShown(t *testing.T) {
 	t.Parallel()
 	const canary = "canary-7f3a"
 	c, err := Load(Source{Flags: []Setting{
-		{Key: "control.token", Value: canary, Origin: "flag --set"}, {Key: "roles", Value: "producer", Origin: "f"},
+		{Key: "control.token", Value: canary, Origin: "flag --set"},
+		{Key: "roles", Value: "producer", Origin: "f"},
 		{Key: "control.addresses", Value: "a:1", Origin: "f"},
 	}})
 	if err != nil {

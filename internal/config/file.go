@@ -32,8 +32,7 @@ func (l *loader) readFile(path string) {
 func readLimited(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		var pe *os.PathError
-		if errors.As(err, &pe) {
+		if pe, ok := errors.AsType[*os.PathError](err); ok {
 			return nil, fmt.Errorf("cannot be read: %w; check the path and its rights", pe.Err)
 		}
 		return nil, err

@@ -103,15 +103,13 @@ func (f *Faults) Fault(err error) *fault.Error {
 	if err == nil {
 		return nil
 	}
-	var fe *fault.Error
-	if errors.As(err, &fe) {
+	if fe, ok := errors.AsType[*fault.Error](err); ok {
 		if fe.Reason != fault.Internal {
 			return fe
 		}
 		return f.internal(fe, fe.MaybeSent)
 	}
-	var me *mq.Error
-	if errors.As(err, &me) {
+	if me, ok := errors.AsType[*mq.Error](err); ok {
 		r, ok := classes[me.Class]
 		if !ok || r == fault.Internal {
 			return f.internal(err, me.MaybeSent)
@@ -160,8 +158,7 @@ func (f *Faults) Status(err error) error {
 	if err == nil {
 		return nil
 	}
-	var fe *fault.Error
-	if !errors.As(err, &fe) {
+	if _, ok := errors.AsType[*fault.Error](err); !ok {
 		if st, ok := status.FromError(err); ok && st.Code() != codes.Unknown {
 			return err
 		}
@@ -231,6 +228,7 @@ func FromStatus(err error) *fault.Error {
 		e.Reason = fault.SlowDown
 	case codes.Unimplemented:
 		e.Reason = fault.Unsupported
+	default: // internal: the peer's own trouble
 	}
 	return e
 }

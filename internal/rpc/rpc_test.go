@@ -20,7 +20,6 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/sluice-mq/sluice/internal/auth"
 	"github.com/sluice-mq/sluice/internal/fault"
@@ -187,7 +186,7 @@ func TestEveryReasonHasACodeBothWays(t *testing.T) {
 			t.Errorf("class %v has no reason", c)
 		}
 	}
-	var _ protoreflect.EnumValueDescriptors = values
+	_ = values
 }
 
 func TestErrorsReachTheCallerWithDetail(t *testing.T) {

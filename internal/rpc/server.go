@@ -113,7 +113,6 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 		grpc.InitialConnWindowSize(16 << 20),
 		grpc.ReadBufferSize(128 << 10),
 		grpc.WriteBufferSize(128 << 10),
-		grpc.SharedWriteBuffer(true), // an idle connection holds none
 		grpc.MaxRecvMsgSize(s.cfg.MaxRequestBytes + requestOverheadBytes),
 		grpc.MaxConcurrentStreams(uint32(s.cfg.MaxStreams)), //nolint:gosec // Validate bounds it
 		grpc.MaxHeaderListSize(16 << 10),

@@ -7,10 +7,11 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluice-mq/sluice/internal/mq"
 )
 
 // admin implements mq.Admin.
@@ -51,7 +52,7 @@ func (a admin) Topics(ctx context.Context, names ...mq.Topic) ([]mq.TopicDetail,
 	if a.d.version(3) >= 4 {
 		for _, n := range names {
 			t := kmsg.NewMetadataRequestTopic()
-			t.Topic = kmsg.StringPtr(string(n))
+			t.Topic = new(string(n))
 			req.Topics = append(req.Topics, t)
 		}
 	}
@@ -186,19 +187,19 @@ func (a admin) defaultReplicas(ctx context.Context) (int16, error) {
 	if err != nil {
 		return 0, transportError(err)
 	}
-	for _, b := range brokers {
-		rc, err := a.cl().DescribeBrokerConfigs(ctx, b.NodeID)
-		if err != nil {
-			return 0, transportError(err)
-		}
-		for _, c := range rc {
-			for _, kv := range c.Configs {
-				if n, err := strconv.Atoi(kv.MaybeValue()); kv.Key == "default.replication.factor" && err == nil && n > 0 {
-					return int16(n), nil
-				}
+	if len(brokers) == 0 {
+		return 1, nil
+	}
+	rc, err := a.cl().DescribeBrokerConfigs(ctx, brokers[0].NodeID)
+	if err != nil {
+		return 0, transportError(err)
+	}
+	for _, c := range rc {
+		for _, kv := range c.Configs {
+			if n, err := strconv.Atoi(kv.MaybeValue()); kv.Key == "default.replication.factor" && err == nil && n > 0 {
+				return int16(n), nil
 			}
 		}
-		break
 	}
 	return 1, nil
 }
@@ -213,7 +214,7 @@ func (a admin) autoCreate(ctx context.Context, spec mq.TopicSpec) error {
 	req := kmsg.NewPtrMetadataRequest()
 	req.AllowAutoTopicCreation = true
 	t := kmsg.NewMetadataRequestTopic()
-	t.Topic = kmsg.StringPtr(string(spec.Name))
+	t.Topic = new(string(spec.Name))
 	req.Topics = append(req.Topics, t)
 	resp, err := req.RequestWith(ctx, a.d.slow)
 	if err != nil {

@@ -1,13 +1,14 @@
 package kafka
 
 import (
-	"errors"
 	"context"
+	"errors"
 	"slices"
 
-	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/sluice-mq/sluice/internal/mq"
 )
 
 // Groups implements mq.Admin.

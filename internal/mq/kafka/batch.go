@@ -8,8 +8,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/sluice-mq/sluice/internal/mq"
 )
 
 // tagHeader carries mq.Record.Tag.

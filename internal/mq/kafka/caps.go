@@ -5,11 +5,12 @@ import (
 	"strconv"
 	"sync"
 
-	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
+
+	"github.com/sluice-mq/sluice/internal/mq"
 )
 
 // Kafka's limit of a partition's commit metadata (offset.metadata.max.bytes, characters), and of a batch.
@@ -24,7 +25,6 @@ type capsCache struct {
 	known    *mq.Caps
 	versions map[int16]int16 // highest version by request key
 	asking   chan struct{}   // closed when the question in flight is answered
-	err      error           // of the last question
 }
 
 // Caps implements mq.Driver. It is asked of the first bootstrap address that answers; the error of a cluster

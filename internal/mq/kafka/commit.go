@@ -5,9 +5,10 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluice-mq/sluice/internal/mq"
 )
 
 // maxCommitBytes keeps commits far below the 1 MB that a broker's offsets topic takes as one batch; beyond it

@@ -3,8 +3,9 @@ package kafka
 import (
 	"context"
 
-	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/twmb/franz-go/pkg/kadm"
+
+	"github.com/sluice-mq/sluice/internal/mq"
 )
 
 // Committed implements mq.Group. A partition that was added to its topic after this member joined begins at its

@@ -4,9 +4,10 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluice-mq/sluice/internal/mq"
 )
 
 // decoder turns fetched bytes into records: transactions that were aborted are left out, batches that would
@@ -51,12 +52,16 @@ func (d decoder) decode(p mq.PartitionID, offset int64, rp *kmsg.FetchResponseTo
 // broken describes a batch that cannot be read. Its Msg names the offsets, so that the reader can go on after them.
 func (d decoder) broken(p mq.PartitionID, at int64, cause error) *mq.Error {
 	if big, ok := errors.AsType[*kgo.ErrDecompressTooLarge](cause); ok {
-		return &mq.Error{Class: mq.TooLarge, Cause: &BrokenBatch{From: big.Offset, Next: big.NextOffset},
+		return &mq.Error{
+			Class: mq.TooLarge, Cause: &BrokenBatch{From: big.Offset, Next: big.NextOffset},
 			Msg: fmt.Sprintf("topic %s, partition %s: the batch at offsets %d to %d decompresses to more than %d bytes",
-				p.Topic, p, big.Offset, big.NextOffset-1, d.maxBatch)}
+				p.Topic, p, big.Offset, big.NextOffset-1, d.maxBatch),
+		}
 	}
-	return &mq.Error{Class: mq.Invalid, Cause: &BrokenBatch{From: at, Next: at + 1, Err: cause},
-		Msg: fmt.Sprintf("topic %s, partition %s: the batch at offset %d cannot be read", p.Topic, p, at)}
+	return &mq.Error{
+		Class: mq.Invalid, Cause: &BrokenBatch{From: at, Next: at + 1, Err: cause},
+		Msg: fmt.Sprintf("topic %s, partition %s: the batch at offset %d cannot be read", p.Topic, p, at),
+	}
 }
 
 // BrokenBatch is the cause of a Fetch error of class TooLarge or Invalid: the records of [From, Next) cannot be

@@ -12,10 +12,11 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"github.com/sluice-mq/sluice/internal/mq"
 )
 
 // Driver is one Kafka cluster; see the package comment. It implements mq.Driver.
@@ -100,7 +101,6 @@ func (d *Driver) client(overhead time.Duration, more ...kgo.Opt) (*kgo.Client, e
 }
 
 func scramOf(s SASL) scram.Auth { return scram.Auth{User: s.User, Pass: s.Password} }
-
 
 // dialer is nil where kgo's own, TCP with DialTimeout, will do.
 func (d *Driver) dialer() func(ctx context.Context, network, addr string) (net.Conn, error) {

@@ -9,9 +9,10 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/sluice-mq/sluice/internal/mq"
 )
 
 // classes of Kafka's error codes. What is missing is Fatal.
@@ -93,8 +94,7 @@ func codeError(code int16, broker string, msg *string) *mq.Error {
 	if c, ok := classes[code]; ok {
 		e.Class = c
 	}
-	var ke *kerr.Error
-	if errors.As(kerr.ErrorForCode(code), &ke) {
+	if ke, ok := errors.AsType[*kerr.Error](kerr.ErrorForCode(code)); ok {
 		e.Msg = ke.Message
 	} else {
 		e.Msg = "code " + strconv.Itoa(int(code))

@@ -6,8 +6,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/sluice-mq/sluice/internal/mq"
 )
 
 const (

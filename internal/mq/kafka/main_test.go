@@ -1,15 +1,14 @@
 package kafka
 
 import (
-	"context"
 	"log/slog"
 	"os"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/sluice-mq/sluice/internal/mq/mqtest"
 )
@@ -39,20 +38,6 @@ func openDriver(t testing.TB, cfg Config) *Driver {
 		t.Fatalf("open: %v", err)
 	}
 	return d.(*Driver)
-}
-
-// openClosed is openDriver with a clean-up.
-func openClosed(t testing.TB, cfg Config) *Driver {
-	t.Helper()
-	d := openDriver(t, cfg)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := d.Close(ctx); err != nil {
-			t.Errorf("close: %v", err)
-		}
-	})
-	return d
 }
 
 // realKafka are the brokers of SLUICE_TEST_KAFKA.

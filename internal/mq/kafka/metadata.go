@@ -9,9 +9,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluice-mq/sluice/internal/mq"
 )
 
 const (
@@ -195,7 +196,7 @@ func (m *metadata) ask(topics map[mq.Topic]struct{}) (map[mq.Topic]*topicMeta, *
 	if d.version(3) >= 4 {
 		for t := range topics {
 			rt := kmsg.NewMetadataRequestTopic()
-			rt.Topic = kmsg.StringPtr(string(t))
+			rt.Topic = new(string(t))
 			req.Topics = append(req.Topics, rt)
 		}
 	}

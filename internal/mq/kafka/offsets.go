@@ -2,10 +2,12 @@ package kafka
 
 import (
 	"context"
+	"maps"
 
-	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluice-mq/sluice/internal/mq"
 )
 
 // Timestamps with a meaning in ListOffsets.
@@ -34,6 +36,7 @@ func (d *Driver) offsets(ctx context.Context, ps []mq.PartitionID, at mq.Start) 
 			return nil, unsupported("offsets by time (Kafka 0.10.1)")
 		}
 		stamp = at.Time.UnixMilli()
+	case mq.Earliest:
 	}
 	for _, p := range ps {
 		// Asked with its name, an unknown topic would be made by brokers before 0.11.
@@ -62,9 +65,7 @@ func (d *Driver) offsets(ctx context.Context, ps []mq.PartitionID, at mq.Start) 
 	if err != nil {
 		return nil, err
 	}
-	for p, o := range ends {
-		found[p] = o
-	}
+	maps.Copy(found, ends)
 	return found, nil
 }
 

@@ -9,8 +9,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluice-mq/sluice/internal/mq"
 )
 
 // Probe implements mq.Driver: it asks every broker that the cluster names. Where the cluster cannot be asked at all,

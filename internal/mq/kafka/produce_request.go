@@ -5,9 +5,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluice-mq/sluice/internal/mq"
 )
 
 // maxRequestBytes keeps a request of many partitions far below socket.request.max.bytes (100 MiB).
@@ -32,6 +33,7 @@ func (r *produceRequest) GetVersion() int16     { return r.version }
 func (r *produceRequest) IsFlexible() bool      { return r.version >= 9 }
 func (r *produceRequest) ReadFrom([]byte) error { panic("kafka: a produce request is never read") }
 func (r *produceRequest) Timeout() int32        { return int32(r.p.d.cfg.ProduceTimeout.Milliseconds()) }
+
 func (r *produceRequest) ResponseKind() kmsg.Response {
 	return &kmsg.ProduceResponse{Version: r.version}
 }

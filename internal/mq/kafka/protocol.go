@@ -8,9 +8,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/sluice-mq/sluice/internal/mq"
 )
 
 // balancers are the assignors that Sluice offers, the preferred one first. Brokers take the one that all members

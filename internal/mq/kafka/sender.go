@@ -5,8 +5,9 @@ import (
 	"strconv"
 	"sync"
 
-	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluice-mq/sluice/internal/mq"
 )
 
 // sender writes to one broker. While Config.InFlight requests are out, partitions that become ready are

@@ -3,9 +3,10 @@ package kafka
 import (
 	"time"
 
-	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluice-mq/sluice/internal/mq"
 )
 
 // retryPause is waited before a batch whose outcome is unknown is sent again.

@@ -6,9 +6,10 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/sluice-mq/sluice/internal/mq"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluice-mq/sluice/internal/mq"
 )
 
 // maxFetchResponse bounds one answer of a broker, if its first batch is not larger.

@@ -1,6 +1,7 @@
 package data
 
 import (
+	"slices"
 	"time"
 
 	"github.com/sluice-mq/sluice/internal/fault"
@@ -125,8 +126,8 @@ func (e *publishEncoder) encode(rs []publish.Result, missing ids) *sluicev1.Publ
 
 // place finds or adds a place, looking at the last one first: slices of a batch come together.
 func (e *publishEncoder) place(cluster, partition string) uint32 {
-	for i := len(e.places) - 1; i >= 0; i-- {
-		if e.places[i].Partition == partition && e.places[i].Cluster == cluster {
+	for i, v := range slices.Backward(e.places) {
+		if v.Partition == partition && v.Cluster == cluster {
 			return uint32(i) //nolint:gosec // at most maxMessages
 		}
 	}

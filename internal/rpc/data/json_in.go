@@ -239,12 +239,10 @@ func jsonFault(err error) error {
 	if err == nil {
 		return nil
 	}
-	var syntactic *jsontext.SyntacticError
-	if errors.As(err, &syntactic) {
+	if syntactic, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
 		return fault.New(fault.InvalidArgument, "the body is not valid JSON at byte %d%s: %v", syntactic.ByteOffset, at(string(syntactic.JSONPointer)), syntactic.Err)
 	}
-	var semantic *json.SemanticError
-	if errors.As(err, &semantic) {
+	if semantic, ok := errors.AsType[*json.SemanticError](err); ok {
 		where := at(string(semantic.JSONPointer))
 		switch {
 		case errors.Is(semantic.Err, json.ErrUnknownName):

@@ -51,7 +51,9 @@ func TestUnaryPublishKeepsWhatAMessageIs(t *testing.T) {
 		Topic: "orders", Producer: "p", TimeoutMs: 1500, Durability: sluicev1.Durability_DURABILITY_ANY,
 		Messages: []*sluicev1.Message{
 			{Id: "given", Key: []byte{}, Body: []byte{0xff}, Headers: []*sluicev1.Header{{Name: "a", Value: []byte("1")}, {Name: "a", Value: []byte("2")}}},
-			{Body: []byte{}, Tag: "t", Sequence: 5, Partition: "3"}, {Headers: []*sluicev1.Header{{Name: "b"}}}, {},
+			{Body: []byte{}, Tag: "t", Sequence: 5, Partition: "3"},
+			{Headers: []*sluicev1.Header{{Name: "b"}}},
+			{},
 		},
 	})
 	if err != nil {
@@ -71,7 +73,9 @@ func TestUnaryPublishKeepsWhatAMessageIs(t *testing.T) {
 	}
 	wantReq := &publish.Request{Topic: "orders", Producer: "p", Timeout: 1500 * time.Millisecond, AnyDurability: true, Messages: []publish.Message{
 		{ID: "given", Key: []byte{}, Body: []byte{0xff}, Headers: []publish.Header{{Name: "a", Value: []byte("1")}, {Name: "a", Value: []byte("2")}}},
-		{Body: []byte{}, Tag: "t", Sequence: 5, Partition: "3"}, {Headers: []publish.Header{{Name: "b"}}}, {},
+		{Body: []byte{}, Tag: "t", Sequence: 5, Partition: "3"},
+		{Headers: []publish.Header{{Name: "b"}}},
+		{},
 	}}
 	if d := cmp.Diff(wantReq.Messages, b.publisher.last().Messages); d != "" {
 		t.Error(d)

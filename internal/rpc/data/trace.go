@@ -2,6 +2,7 @@ package data
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"go.opentelemetry.io/otel/propagation"
@@ -44,7 +45,7 @@ func addTraceFrom(ctx context.Context, parent, state string, ms []publish.Messag
 	}
 	for i := range ms {
 		if !hasHeader(ms[i].Headers, traceparent) {
-			ms[i].Headers = append(ms[i].Headers[:len(ms[i].Headers):len(ms[i].Headers)], add...)
+			ms[i].Headers = append(slices.Clip(ms[i].Headers), add...)
 		}
 	}
 }
