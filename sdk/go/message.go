@@ -91,9 +91,9 @@ type Result struct {
 type Durability int
 
 const (
-	// Replicated: only what as many replicas have as the topic asks for. The default.
+	// Replicated takes only what as many replicas have as the topic asks for. The default.
 	Replicated Durability = iota
-	// Any: what the leader alone has is good enough; such results carry StatusStoredNotReplicated and no error.
+	// Any takes what the leader alone has too; such results carry StatusStoredNotReplicated and no error.
 	Any
 )
 

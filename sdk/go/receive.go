@@ -124,8 +124,7 @@ func (w *workers) work(l *lease) {
 	action, delay, cause := sluicev1.Action_ACTION_ACCEPT, time.Duration(0), ""
 	if err != nil {
 		action, cause = sluicev1.Action_ACTION_RELEASE, err.Error()
-		var s *settlement
-		if errors.As(err, &s) {
+		if s, ok := errors.AsType[*settlement](err); ok {
 			action, delay = s.action, s.delay
 		}
 	}

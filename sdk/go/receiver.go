@@ -32,7 +32,6 @@ type Receiver struct {
 	opened   bool          // a stream was opened once
 	closing  bool          // nothing more is asked for; what comes is given back
 	fatal    *Error
-	seen     uint64 // numbers deliveries in the order they came
 
 	kicks      chan struct{} // 1 deep: the manager should look
 	orphanKick chan struct{} // 1 deep

@@ -12,11 +12,11 @@ type Order int
 const (
 	// Inherit takes the order that the group has; a new group gets None.
 	Inherit Order = iota
-	// None: any message to any client.
+	// None gives any message to any client.
 	None
-	// ByKey: messages of one key one after the other, keys in parallel.
+	// ByKey gives messages of one key one after the other, keys in parallel.
 	ByKey
-	// ByPartition: a partition's messages one after the other.
+	// ByPartition gives a partition's messages one after the other.
 	ByPartition
 )
 

@@ -13,7 +13,9 @@ type group struct {
 	name     string
 	topics   []string
 	order    sluicev1.Order
-	entries  []*entry // in the order they were stored
+	entries  []*entry          // in the order they were stored
+	done     int               // so many of the first entries are done
+	receipts map[string]*entry // of the latest leases
 	settled  []Settlement
 	inFlight int
 	most     int
@@ -24,6 +26,7 @@ type entry struct {
 	record  *record
 	state   entryState
 	attempt uint32
+	receipt []byte
 	until   time.Time // end of the lease, or when it can be delivered again
 	lease   time.Duration
 	run     uint64
@@ -71,7 +74,7 @@ func (s *Server) InFlight(groupName string) (now, most int) {
 func (s *Server) group(sub *sluicev1.Subscription) (*group, *sluicev1.Error) {
 	g := s.groups[sub.GetGroup()]
 	if g == nil {
-		g = &group{name: sub.GetGroup(), order: sub.GetOrder()}
+		g = &group{name: sub.GetGroup(), order: sub.GetOrder(), receipts: map[string]*entry{}}
 		s.groups[g.name] = g
 	}
 	if sub.GetOrder() != 0 && g.order != 0 && sub.GetOrder() != g.order {
@@ -124,7 +127,10 @@ func (s *Server) next(x *session, max int) []*sluicev1.Delivery {
 	var out []*sluicev1.Delivery
 	open := map[string]*entry{} // the newest unsettled entry before, by unit
 	fresh := map[*entry]bool{}  // leased in this very call: only these may share a run
-	for _, e := range x.g.entries {
+	for x.g.done < len(x.g.entries) && x.g.entries[x.g.done].state == done {
+		x.g.done++
+	}
+	for _, e := range x.g.entries[x.g.done:] {
 		if e.state == done {
 			continue
 		}
@@ -157,13 +163,16 @@ func (s *Server) next(x *session, max int) []*sluicev1.Delivery {
 // lease leases an entry. The mutex is held.
 func (s *Server) lease(x *session, e *entry, run uint64) *sluicev1.Delivery {
 	e.state, e.run, e.lease = leased, run, x.lease
+	delete(e.g.receipts, string(e.receipt))
 	e.attempt++
 	e.until = s.now.Add(x.lease)
 	e.g.inFlight++
 	e.g.most = max(e.g.most, e.g.inFlight)
 	r := e.record
+	e.receipt = fmt.Appendf(nil, "%s|%s|%d|%d|%d", e.g.name, r.topic, r.partition, r.offset, e.attempt)
+	e.g.receipts[string(e.receipt)] = e
 	return &sluicev1.Delivery{
-		Receipt: fmt.Appendf(nil, "%s|%s|%d|%d|%d", e.g.name, r.topic, r.partition, r.offset, e.attempt),
+		Receipt: e.receipt,
 		Id:      r.msg.GetId(), Key: r.msg.Key, Body: r.msg.Body, Headers: r.msg.GetHeaders(), Tag: r.msg.GetTag(),
 		Topic: r.topic, Cluster: "fake", Partition: fmt.Sprint(r.partition), Offset: r.offset, Attempt: e.attempt,
 		PublishedAtMs: s.now.UnixMilli(), DeadlineMs: e.until.UnixMilli(), Run: run,
@@ -174,11 +183,7 @@ func (s *Server) lease(x *session, e *entry, run uint64) *sluicev1.Delivery {
 func (s *Server) settle(groupName string, a *sluicev1.Ack) *sluicev1.Error {
 	var e *entry
 	if g := s.groups[groupName]; g != nil {
-		for _, x := range g.entries {
-			if string(a.GetReceipt()) == fmt.Sprintf("%s|%s|%d|%d|%d", g.name, x.record.topic, x.record.partition, x.record.offset, x.attempt) {
-				e = x
-			}
-		}
+		e = g.receipts[string(a.GetReceipt())]
 	}
 	switch {
 	case e == nil:

@@ -2,6 +2,7 @@ package sluicetest
 
 import (
 	"context"
+	"fmt"
 	"hash/fnv"
 	"io"
 	"strconv"
@@ -111,11 +112,9 @@ func (s *Server) append(topic, producer string, node int, m *sluicev1.Message) *
 	default:
 		r.partition = len(s.topics[topic]) % partitions
 	}
-	for _, other := range s.topics[topic] {
-		if other.partition == r.partition {
-			r.offset = other.offset + 1
-		}
-	}
+	place := fmt.Sprintf("%s/%d", topic, r.partition)
+	r.offset = s.ends[place]
+	s.ends[place]++
 	s.topics[topic] = append(s.topics[topic], r)
 	for _, g := range s.groups {
 		g.add(r)

@@ -33,6 +33,7 @@ type Server struct {
 	mu       sync.Mutex // guards the rest
 	now      time.Time
 	topics   map[string][]*record
+	ends     map[string]int64 // the next offset, by topic/partition
 	groups   map[string]*group
 	failures []*sluicev1.PublishResult // for the messages that are published next
 	cut      int                       // publish requests that are stored, but cut off before their answer
@@ -63,7 +64,7 @@ func New(cfg Config) *Server {
 	if cfg.Start.IsZero() {
 		cfg.Start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	}
-	s := &Server{now: cfg.Start, topics: map[string][]*record{}, groups: map[string]*group{}, change: make(chan struct{})}
+	s := &Server{now: cfg.Start, topics: map[string][]*record{}, ends: map[string]int64{}, groups: map[string]*group{}, change: make(chan struct{})}
 	for i := range max(cfg.Nodes, 1) {
 		s.nodes = append(s.nodes, &node{s: s, index: i, addr: fmt.Sprintf("node-%d.test:7600", i), conns: map[net.Conn]struct{}{}})
 		s.StartNode(i)

@@ -19,7 +19,6 @@ type world struct {
 	old  []*pipe // lost for the client, still working at the node
 
 	items   []*Item
-	added   map[uint64]time.Time
 	results map[uint64]Done
 	doneAt  map[uint64]int // number of items added when the result came
 	store   []uint64       // sequences in the order they were stored
@@ -28,13 +27,12 @@ type world struct {
 }
 
 type pipe struct {
-	id       StreamID
-	batches  []batch
-	answers  []answer
-	blocked  map[string]uint64
-	leaving  bool
-	lost     bool
-	received int
+	id      StreamID
+	batches []batch
+	answers []answer
+	blocked map[string]uint64
+	leaving bool
+	lost    bool
 }
 
 type batch struct {
@@ -248,6 +246,7 @@ func (w *world) check() {
 					w.t.Fatalf("item %d of key %s failed, but %d, handed over before that, is stored", it.Sequence, it.Key, later.Sequence)
 				}
 			}
+		default: // it may be stored or not
 		}
 	}
 }
@@ -255,9 +254,9 @@ func (w *world) check() {
 // TestMachineAgainstModel runs random losses, go-aways, failures, cancellations and reordered answers.
 func TestMachineAgainstModel(t *testing.T) {
 	t.Parallel()
-	runs := uint64(3000)
+	runs := uint64(800)
 	if testing.Short() {
-		runs = 300
+		runs = 100
 	}
 	for seed := range runs {
 		w := newWorld(t, seed)
