@@ -5,7 +5,7 @@ SHELL := /bin/bash
 GO := go
 TOOL = $(GO) tool -modfile=tools/$(1).mod
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS := -s -w -X github.com/sluice-mq/sluice/internal/cli.version=$(VERSION)
+LDFLAGS := -s -w -X github.com/sluice-mq/sluice/internal/telemetry.version=$(VERSION)
 
 .DEFAULT_GOAL := help
 
