@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -236,11 +237,12 @@ func (a admin) autoCreate(ctx context.Context, spec mq.TopicSpec) error {
 	return nil
 }
 
-// settled waits until the brokers agree on a change of a topic, so that the caller can use it at once.
+// settled waits until the brokers agree on a change of a topic, so that the caller can use it at once, by whichever broker.
 func (a admin) settled(ctx context.Context, name mq.Topic, ok func(*topicMeta) bool) error {
 	for {
 		tm, err := a.d.meta.get(ctx, name, 0)
 		if err == nil && ok(tm) {
+			a.seenByAll(ctx, name, ok)
 			return nil
 		}
 		select {
@@ -249,6 +251,45 @@ func (a admin) settled(ctx context.Context, name mq.Topic, ok func(*topicMeta) b
 			return &mq.Error{Class: mq.Timeout, MaybeSent: true, Msg: "topic " + string(name) + ": the change is made, but not seen on all brokers yet", Cause: ctx.Err()}
 		}
 	}
+}
+
+// agreeWait bounds the waiting for brokers that lag behind: one that has just started, or hangs.
+const agreeWait = 3 * time.Second
+
+// seenByAll waits until each broker tells of the change. Those that do not answer, or lag for long, are left out: the
+// change is made, and they learn of it before they are of use to anybody.
+func (a admin) seenByAll(ctx context.Context, name mq.Topic, ok func(*topicMeta) bool) {
+	if a.d.version(3) < 4 {
+		return // asked by name, brokers before 0.11 make a topic that they do not know yet
+	}
+	ctx, cancel := context.WithTimeout(ctx, agreeWait)
+	defer cancel()
+	var asked sync.WaitGroup
+	for _, broker := range a.d.slow.DiscoveredBrokers() {
+		asked.Go(func() {
+			req := kmsg.NewPtrMetadataRequest()
+			t := kmsg.NewMetadataRequestTopic()
+			t.Topic = new(string(name))
+			req.Topics = append(req.Topics, t)
+			for {
+				resp, err := req.RequestWith(ctx, broker)
+				if err != nil {
+					return
+				}
+				if len(resp.Topics) == 1 {
+					if tm := topicMetaOf(name, &resp.Topics[0]); tm.err == nil && ok(tm) {
+						return
+					}
+				}
+				select {
+				case <-time.After(20 * time.Millisecond):
+				case <-ctx.Done():
+					return
+				}
+			}
+		})
+	}
+	asked.Wait()
 }
 
 // DeleteTopic implements mq.Admin.
