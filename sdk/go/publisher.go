@@ -9,6 +9,9 @@ import (
 	"github.com/sluice-mq/sluice/sdk/go/sluicev1"
 )
 
+// messageOverhead is about what a message takes beside its content: id, sequence, lengths.
+const messageOverhead = 64
+
 // Publisher publishes to one topic. It may be used from many goroutines: messages of one key keep the order in which
 // the calls were made. It holds one stream to one node at a time; when that is lost, what has no answer yet goes again,
 // in order and with the same ids, through another node.
@@ -88,7 +91,7 @@ func (o *publisherOptions) fix() {
 		o.timeout = 10 * time.Second
 	}
 	o.timeout = min(o.timeout, time.Minute)
-	o.bufferedBytes = max(o.bufferedBytes, maxMessageBytes)
+	o.bufferedBytes = max(o.bufferedBytes, maxMessageBytes+messageOverhead) // else the largest message would never fit
 	o.bufferedMessages = max(o.bufferedMessages, 1)
 }
 
@@ -194,7 +197,7 @@ func (p *Publisher) hand(ctx context.Context, m *Message, callback func(Result),
 	}
 	x := &pending{added: now, callback: callback}
 	x.result.ID = m.ID
-	x.item.Size = m.size() + 64
+	x.item.Size = m.size() + messageOverhead
 	x.item.Key = m.Key
 	x.item.Value = x
 	x.item.Deadline = now.Add(p.opts.timeout)
