@@ -15,7 +15,11 @@ help: ## List the targets
 
 .PHONY: build
 build: ## Build bin/sluice
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/sluice ./cmd/sluice
+	CGO_ENABLED=0 $(GO) build -ldflags '$(LDFLAGS)' -o bin/sluice ./cmd/sluice
+
+.PHONY: release
+release: ## Build bin/sluice so that anyone can build the same bytes again
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/sluice ./cmd/sluice
 
 .PHONY: run
 run: build ## Run the product on its embedded store, anonymous work on the loopback allowed
