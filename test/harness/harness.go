@@ -77,11 +77,23 @@ func New(t testing.TB, args ...string) *Node {
 	n := &Node{t: t, Dir: t.TempDir(), args: args}
 	t.Cleanup(func() {
 		n.Kill()
+		n.keepLog()
 		if t.Failed() && n.output != nil {
 			t.Logf("output of node %s:\n%s", n.Name, tail(n.output.String(), 60))
 		}
 	})
 	return n
+}
+
+// keepLog writes all the node printed to NAME.log in the folder SLUICE_TEST_LOGS, where it is set.
+func (n *Node) keepLog() {
+	dir := os.Getenv("SLUICE_TEST_LOGS")
+	if dir == "" || n.output == nil {
+		return
+	}
+	if err := os.WriteFile(filepath.Join(dir, n.Name+".log"), []byte(n.output.String()), 0o600); err != nil {
+		n.t.Logf("the node's log is not kept: %v", err)
+	}
 }
 
 // Start starts the process, after an earlier one has ended, on the same ports as before.
