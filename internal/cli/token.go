@@ -13,24 +13,29 @@ import (
 )
 
 func (a *app) tokenCommand() *cobra.Command {
-	return a.noun("token", "Tokens of apps and administrators", a.tokenCreate(), a.tokenList(), a.tokenRevoke())
+	return a.noun("token", "Tokens of apps, administrators and nodes", a.tokenCreate(), a.tokenList(), a.tokenRevoke())
 }
 
 func (a *app) tokenCreate() *cobra.Command {
 	var admin bool
+	var node string
 	var expires time.Duration
 	c := &cobra.Command{
-		Use: "create APP | --admin", Short: "Make a token; it is shown this once", Args: args(0, 1, "APP"),
+		Use: "create APP | --admin | --node NAME", Short: "Make a token; it is shown this once", Args: args(0, 1, "APP"),
 		RunE: func(c *cobra.Command, names []string) error {
-			if admin == (len(names) == 1) {
-				return usage("token create: needs the name of an app, or --admin")
-			}
 			if expires < 0 {
 				return usage("expires %s: lies in the past", expires)
 			}
-			req := &adminv1.CreateTokenRequest{Kind: "admin", ExpiresInMs: expires.Milliseconds()}
-			if !admin {
+			req := &adminv1.CreateTokenRequest{ExpiresInMs: expires.Milliseconds()}
+			switch {
+			case len(names) == 1 && !admin && node == "":
 				req.Kind, req.App = "app", names[0]
+			case len(names) == 0 && admin && node == "":
+				req.Kind = "admin"
+			case len(names) == 0 && !admin && node != "":
+				req.Kind, req.App = "node", node
+			default:
+				return usage("token create: needs one of: the name of an app, --admin, --node NAME")
 			}
 			return a.withAdmin(func(client adminv1.AdminServiceClient) error {
 				r, err := client.CreateToken(c.Context(), req)
@@ -46,6 +51,7 @@ func (a *app) tokenCreate() *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&admin, "admin", false, "for an administrator")
+	c.Flags().StringVar(&node, "node", "", "for a node of this name, which joins with it")
 	c.Flags().DurationVar(&expires, "expires", 0, "how long it holds; for ever without")
 	return c
 }

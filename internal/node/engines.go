@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/sluice-mq/sluice/internal/config"
 	"github.com/sluice-mq/sluice/internal/consume"
@@ -41,10 +42,18 @@ func (n *Node) openPeers(context.Context) error {
 }
 
 // peerTLS presents the node's own certificate to others, read anew for each connection, so that a renewed one is used.
+// One that is for servers only, as public CAs make them, is kept back: the other side would end the handshake over it
+// although the node has a token too.
 func peerTLS(c config.TLS) (*tls.Config, error) {
-	t := &tls.Config{MinVersion: tls.VersionTLS12, GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	t := &tls.Config{MinVersion: tls.VersionTLS12, GetClientCertificate: func(asked *tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		pair, err := tls.LoadX509KeyPair(c.Cert, c.Key)
-		return &pair, err
+		if err != nil {
+			return nil, err
+		}
+		if !forClients(pair.Leaf) || asked.SupportsCertificate(&pair) != nil {
+			return &tls.Certificate{}, nil
+		}
+		return &pair, nil
 	}}
 	if c.CA == "" {
 		return t, nil
@@ -58,6 +67,12 @@ func peerTLS(c config.TLS) (*tls.Config, error) {
 		return nil, fmt.Errorf("tls.ca: %s holds no certificate in PEM form", c.CA)
 	}
 	return t, nil
+}
+
+// forClients tells whether a server takes a certificate from a client; one without a list of usages is for all of them.
+func forClients(c *x509.Certificate) bool {
+	return len(c.ExtKeyUsage) == 0 && len(c.UnknownExtKeyUsage) == 0 ||
+		slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageClientAuth) || slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny)
 }
 
 func (n *Node) openControl(ctx context.Context) error {

@@ -52,7 +52,8 @@ func (c *certs) reload() error {
 		return nil
 	}
 	c.metrics.tlsReloads.WithLabelValues("failed").Inc()
-	if c.failed[0] == nil || !same(contents, c.failed) {
+	// At the start there is no old one, and the caller says why the node does not start.
+	if c.grpc.Load() != nil && (c.failed[0] == nil || !same(contents, c.failed)) {
 		c.log.Error("certificate not reloaded, the old one stays", "err", err, "cert", c.files.Cert)
 	}
 	if contents[0] == nil {

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -14,16 +13,11 @@ import (
 	"github.com/sluice-mq/sluice/test/harness"
 )
 
-var setupLink = regexp.MustCompile(`https?://\S+/setup#\S+`)
-
 // secured is a node that was set up, with its administrator's token.
 func secured(t *testing.T) (n *harness.Node, link, admin string) {
 	t.Helper()
 	n = harness.Start(t)
-	link = setupLink.FindString(n.Output())
-	if link == "" {
-		t.Fatalf("no set-up link in:\n%s", n.Output())
-	}
+	link = n.SetupLink()
 	r := n.Must(within(t, time.Minute), "", "setup", link, "-q")
 	return n, link, strings.TrimSpace(r.Out)
 }

@@ -291,3 +291,14 @@ func (n *Node) Wait() int {
 	}
 	return n.cmd.ProcessState.ExitCode()
 }
+
+// SetupLink is the one-time link of a node without an administrator, from its data folder: it is there before the node
+// serves, while what it prints may come a moment later.
+func (n *Node) SetupLink() string {
+	n.t.Helper()
+	b, err := os.ReadFile(filepath.Join(n.Dir, "setup-link"))
+	if err != nil {
+		n.t.Fatalf("node %s: no set-up link: %v", n.Name, err)
+	}
+	return strings.TrimSpace(string(b))
+}
