@@ -7,4 +7,6 @@ import (
 	"github.com/sluice-mq/sluice/internal/cli"
 )
 
-func main() { os.Exit(cli.Run(os.Args[1:], os.Environ(), cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})) }
+func main() {
+	os.Exit(cli.Run(os.Args[1:], os.Environ(), cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}))
+}
