@@ -180,14 +180,15 @@ func (s *Service) makeGroupTopics(ctx context.Context, group string, subs map[st
 		}
 	}
 	for _, cluster := range slices.Sorted(maps.Keys(origins)) {
-		if err := s.makeTopicsOn(ctx, cluster, origins[cluster], mq.RetryTopic(group), mq.DeadLetterTopic(group)); err != nil {
+		if err := s.makeTopicsOn(ctx, cluster, origins[cluster], group); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *Service) makeTopicsOn(ctx context.Context, cluster string, origins []mq.Topic, wanted ...mq.Topic) error {
+func (s *Service) makeTopicsOn(ctx context.Context, cluster string, origins []mq.Topic, group string) error {
+	wanted := []mq.Topic{mq.RetryTopic(group), mq.DeadLetterTopic(group)}
 	ctx, cancel := context.WithTimeout(ctx, groupTopicsTimeout)
 	defer cancel()
 	d, err := s.deps.Clusters.Driver(cluster)
@@ -198,10 +199,14 @@ func (s *Service) makeTopicsOn(ctx context.Context, cluster string, origins []mq
 	if err != nil {
 		return brokers(err, cluster, "preparing the group's topics")
 	}
-	// RocketMQ has retry and dead-letter topics of its own; a broker without headers
-	// cannot keep where a parked copy came from, so the engine does not park there.
-	if !caps.CreateTopics || !caps.Headers || d.Kind() == mq.RocketMQ {
+	// RocketMQ has retry and dead-letter topics of its own.
+	if !caps.CreateTopics || d.Kind() == mq.RocketMQ {
 		return nil
+	}
+	if !caps.Headers {
+		// A broker without headers cannot keep where a parked copy came from, so the engine does not park there. A dead
+		// letter keeps its key and body all the same: without the topic it could never leave its lane.
+		wanted = []mq.Topic{mq.DeadLetterTopic(group)}
 	}
 	slices.Sort(origins)
 	details, err := d.Admin().Topics(ctx, slices.Compact(origins)...)

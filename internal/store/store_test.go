@@ -46,7 +46,7 @@ func TestEverythingComesBack(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "odd name?#.db")
 	s := open(t, path)
 	names := []string{"a/b", "a#b", "50%", "..", "日本", "x'; --"}
-	var want *State = write(t, s, func(ctx context.Context, tx *Tx) error {
+	want := write(t, s, func(ctx context.Context, tx *Tx) error {
 		c := &snapshot.Cluster{Name: "k", Kind: mq.Kafka, Bootstrap: []string{"h:1", "h:2"}, SealedPassword: []byte{0, 1, 0xff}, TLS: true, TLSCA: []byte("ca")}
 		if err := tx.InsertCluster(ctx, c); err != nil {
 			return err

@@ -186,6 +186,13 @@ func TestEachVersionDeliversEachMessageOnce(t *testing.T) {
 			t.Logf("Kafka %s: %s", version, c)
 			c.Exactly(t)
 			firstsInOrder(t, messages)
+
+			// A rejected message reaches the dead letters, on brokers without headers too.
+			n.Must(ctx, "", "pub", topic, "bad", "--key", "bad")
+			n.Run(ctx, "", "sub", topic, "--group", topic, "--ack", "reject", "--timeout", "3s", "-o", "json")
+			if dead := n.Must(ctx, "", "dlq", "list", topic, "-o", "json").Lines(); len(dead) != 1 || !strings.Contains(dead[0], "bad") {
+				t.Errorf("dead letters: %q, want the rejected message", dead)
+			}
 		})
 	}
 }

@@ -42,8 +42,6 @@
 // # Environment of the tests
 //
 // SLUICE_TEST_KAFKA names a current broker; SLUICE_TEST_KAFKA_OLD further ones
-// as "1.1.1=127.0.0.1:30292,0.10.2.2=127.0.0.1:30392"; SLUICE_TEST_BROKERS the folder
-// of the broker scripts, for tests that break clusters of their own (slow, so
-// they run only with SLUICE_TEST_FAULTS=1). SLUICE_TEST_REQUIRE lists what
-// must not be skipped: kafka, kafka-old, kafka-faults.
+// as "1.1.1=127.0.0.1:30292,0.10.2.2=127.0.0.1:30392". SLUICE_TEST_REQUIRE lists
+// what must not be skipped: kafka, kafka-old. Tests that break brokers drive the whole binary, in test/fault.
 package kafka
