@@ -146,7 +146,7 @@ func unreachable(err error, c *snapshot.Cluster) error {
 	if errors.Is(err, mq.Auth) {
 		return fault.Wrap(err, fault.ClusterAuth, "cluster %q at %s refused the credentials: %v; check SASL mechanism, user and password, and the client certificate", c.Name, where, err)
 	}
-	return fault.Wrap(err, fault.Unavailable, "cluster %q: nothing at %s answers as %s: %v; check host, port, and whether the listener wants TLS or SASL; --unreachable-ok registers it all the same", c.Name, where, c.Kind, err)
+	return fault.Wrap(err, fault.Unavailable, "cluster %q: nothing at %s answers as %s: %v; check host and port, whether the listener wants TLS or SASL, and the certificates of both sides; --unreachable-ok registers it all the same", c.Name, where, c.Kind, err)
 }
 
 // look asks a cluster for what a ClusterInfo shows.

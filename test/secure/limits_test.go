@@ -27,12 +27,12 @@ import (
 	"github.com/sluice-mq/sluice/sdk/go/sluicev1"
 )
 
-// bomb is a publish request of 1 GiB of zeros in one message, compressed: members of 10 KiB that hold 10 MiB each.
-func bomb(t *testing.T) []byte {
+// bomb is a publish request of zeros in one message, compressed: members of 10 KiB that hold 10 MiB each.
+func bomb(t *testing.T, members int) []byte {
 	t.Helper()
-	const member, members = 10 << 20, 102
+	const member = 10 << 20
 	body := protowire.AppendTag(nil, 2, protowire.BytesType) // Message.body
-	body = protowire.AppendVarint(body, member*members)
+	body = protowire.AppendVarint(body, uint64(member*members))
 	head := protowire.AppendTag(nil, 1, protowire.BytesType) // PublishRequest.topic
 	head = protowire.AppendString(head, "orders")
 	head = protowire.AppendTag(head, 3, protowire.BytesType) // PublishRequest.messages
@@ -156,10 +156,11 @@ func TestCompressedBombIsRefusedInLittleMemory(t *testing.T) {
 	ctx := within(t, time.Minute)
 	s.administrate(ctx, "", "topic", "create", "orders", "--partitions", "1")
 	token := s.app(ctx, "billing")
-	b := bomb(t)
+	// Over HTTP a shorter one: what a client goes on to write after the answer ends in a reset connection.
+	b, short := bomb(t, 103), bomb(t, 10)
 
-	// First an honest compressed request, so that what is loaded once is not counted.
-	honest, err := proto.Marshal(&sluicev1.PublishRequest{Topic: "orders", Messages: []*sluicev1.Message{{Body: make([]byte, 3<<20)}}})
+	// First an honest compressed request, so that what is loaded at the first use is not counted.
+	honest, err := proto.Marshal(&sluicev1.PublishRequest{Topic: "orders", Messages: []*sluicev1.Message{{Body: make([]byte, 100<<10)}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +175,7 @@ func TestCompressedBombIsRefusedInLittleMemory(t *testing.T) {
 			t.Errorf("bomb over gRPC: %v %s %v", code, text, err)
 		}
 		for _, path := range []string{"/v1/topics/orders/messages", "/v1/groups/g/pull", "/v1/groups/g/ack"} {
-			status, text, err := call(ctx, nil, http.MethodPost, "http://"+s.HTTP+path, token, string(b), "Content-Encoding", "gzip")
+			status, text, err := call(ctx, nil, http.MethodPost, "http://"+s.HTTP+path, token, string(short), "Content-Encoding", "gzip")
 			if err != nil || status != http.StatusBadRequest || !strings.Contains(text, "content-encoding") {
 				t.Errorf("bomb at %s: %d %s %v", path, status, text, err)
 			}
@@ -244,7 +245,8 @@ func TestTooLargeMessageIsRefusedAlone(t *testing.T) {
 	ctx := within(t, time.Minute)
 	s.administrate(ctx, "", "topic", "create", "orders", "--partitions", "1")
 	token := s.app(ctx, "billing")
-	large := make([]byte, 8<<20)
+	// As large as fits into a request beside its neighbours.
+	large := make([]byte, 8<<20-1024)
 	resp, err := sluicev1.NewProducerServiceClient(dial(t, s.GRPC, nil)).Publish(bearer(ctx, token), &sluicev1.PublishRequest{
 		Topic: "orders", Messages: []*sluicev1.Message{{Body: []byte("before")}, {Body: large}, {Body: []byte("after")}},
 	})
@@ -270,7 +272,12 @@ func TestTooLargeMessageIsRefusedAlone(t *testing.T) {
 			t.Errorf("HTTP, message %d: %+v, want %s", i, r, want)
 		}
 	}
-	// What is over the request's own limit fails as a whole, and clearly.
+	// A request over its own limit, of 8 MiB, is refused as a whole, and so is one that is not even read.
+	whole := s.post(t, s.HTTP, "/v1/topics/orders/messages", token,
+		`{"messages":[{"body":"before"},{"body_base64":"`+base64.StdEncoding.EncodeToString(make([]byte, 8<<20))+`"}]}`, http.StatusRequestEntityTooLarge)
+	if whole.Error == nil || whole.Error.Code != "message_too_large" {
+		t.Errorf("a request over 8 MiB: %+v", whole)
+	}
 	_, err = sluicev1.NewProducerServiceClient(dial(t, s.GRPC, nil)).Publish(bearer(ctx, token), &sluicev1.PublishRequest{
 		Topic: "orders", Messages: []*sluicev1.Message{{Body: large}, {Body: large}},
 	})
