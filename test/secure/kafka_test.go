@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -66,7 +67,7 @@ func startGuarded(t *testing.T) *guarded {
 	}
 	ls = append(ls, fmt.Sprintf("INNER://127.0.0.1:%d", g.base+20))
 	advertised = ls
-	ls = append(ls[:len(ls):len(ls)], fmt.Sprintf("CONTROLLER://127.0.0.1:%d", g.base+40))
+	ls = append(slices.Clip(ls), fmt.Sprintf("CONTROLLER://127.0.0.1:%d", g.base+40))
 	conf := []string{
 		"listeners=" + strings.Join(ls, ","),
 		"advertised.listeners=" + strings.Join(advertised, ","),
@@ -97,7 +98,7 @@ func startGuarded(t *testing.T) *guarded {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer out.Close() //nolint:errcheck // the script's
+		defer out.Close()
 		cmd.Stdout, cmd.Stderr = out, out
 		if err := cmd.Run(); err != nil {
 			text, _ := os.ReadFile(out.Name())

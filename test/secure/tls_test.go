@@ -151,7 +151,7 @@ func seenSerial(ctx context.Context, addr string, c *tls.Config) (*big.Int, erro
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close() //nolint:errcheck // looked at
+	defer conn.Close()
 	return conn.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -47,12 +48,7 @@ var (
 )
 
 func (d door) lets(w who) bool {
-	for _, x := range d {
-		if x == w {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(d, w)
 }
 
 // methodDoors has every method that is not for administrators; those of the admin API are, the set-up excepted.
