@@ -240,6 +240,12 @@ func (s *slice) release() {
 	st := s.stream
 	var settled []*batch
 	st.mu.Lock()
+	if s.sent || s.waits > 0 {
+		// Between the last wait's end and this lock a message joined that waits for
+		// another slice: the end of that one releases it again, or has done so already.
+		st.mu.Unlock()
+		return
+	}
 	s.sent = true
 	if at := (heldPlace{s.state.t, s.part}); st.held[at] == s {
 		delete(st.held, at)

@@ -49,6 +49,59 @@ func TestStreamHoldsBackAKeyWhileItIsUnderWay(t *testing.T) {
 	})
 }
 
+// A message may join a held slice after its last wait ended and before its goroutine got to send it.
+func TestHeldSliceThatIsJoinedWhileItIsReleasedIsSentOnce(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, w *world) {
+		k, other := keyOn(0), []byte(nil)
+		for i := byte(0); ; i++ {
+			if other = []byte{i, 'x'}; keyIndex(other, 3) == 0 {
+				break
+			}
+		}
+		first, second := make(chan struct{}), make(chan struct{})
+		w.fake.OnProduce(func(a mqtest.Attempt) mqtest.Outcome {
+			switch a.Number {
+			case 1:
+				return mqtest.Outcome{Hold: first}
+			case 2:
+				return mqtest.Outcome{Hold: second}
+			}
+			return mqtest.Outcome{}
+		})
+		st := w.e.NewStream()
+		start := func(m Message) call { return w.start(&Request{Stream: st, Messages: []Message{m}}) }
+		one, blocker := start(keyed(k, 1, "1")), start(keyed(other, 2, "blocker"))
+		st.mu.Lock()
+		var owner *slice
+		for _, ks := range st.keys {
+			if string(ks.owner.recs[0].Body) == "1" {
+				owner = ks.owner
+			}
+		}
+		st.mu.Unlock()
+		two := start(keyed(k, 3, "2"))
+		st.mu.Lock()
+		held := owner.next[0]
+		owner.next, held.waits = nil, 0 // as at the end of the first message's slice
+		st.mu.Unlock()
+		behind := start(keyed(other, 4, "behind")) // joins, and waits for the blocker
+		held.release()
+		if !two.pending() || !behind.pending() {
+			t.Error("the slice was sent before all that it waits for was settled")
+		}
+		close(second)
+		close(first)
+		for _, c := range []call{one, blocker, two, behind} {
+			wants(t, c.wait()[0], Stored, "")
+		}
+		held.release() // one that comes too late
+		if d := cmp.Diff([]string{"1", "2", "behind", "blocker"}, slices.Sorted(slices.Values(w.bodies(0)))); d != "" {
+			t.Errorf("each is sent once (-want +got):\n%s", d)
+		}
+	})
+}
+
 func TestStreamRefusesAKeyUntilItsFailedSequenceComesAgain(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, w *world) {
