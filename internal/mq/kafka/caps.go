@@ -103,7 +103,8 @@ type seedAnswer struct {
 func (d *Driver) askCaps(ctx context.Context) (mq.Caps, map[int16]int16, error) {
 	ctx, cancel := d.bound(ctx, d.cfg.AdminTimeout)
 	defer cancel()
-	seeds := d.slow.SeedBrokers()
+	// The client with the short time-outs: what is no Kafka often does not answer at all.
+	seeds := d.data.SeedBrokers()
 	answers := make(chan seedAnswer, len(seeds))
 	for i, b := range seeds {
 		go func() { // ends with ctx, at the latest
@@ -151,8 +152,12 @@ func (d *Driver) seedError(i int, err error) error {
 	case notKafka(err):
 		e.Class = mq.Invalid
 		e.Msg = "this address does not answer like a Kafka broker; check the port, and whether it wants TLS or SASL"
-	case e.Class == mq.Conn:
+	case dialFailed(err):
 		e.Msg = "cannot connect"
+	case e.Class == mq.Timeout:
+		e.Msg = "it takes connections, but does not answer in Kafka's protocol; check the port, and whether it wants TLS"
+	case e.Class == mq.Conn && d.cfg.SASL.Mechanism != "":
+		e.Msg = "it ended the connection, as some brokers do on wrong credentials"
 	}
 	return &e
 }

@@ -141,6 +141,12 @@ func notKafka(err error) bool {
 		strings.Contains(s, "negative response") || strings.Contains(s, "correlation ID") || strings.Contains(s, "invalid response size")
 }
 
+// dialFailed tells whether there was no connection at all.
+func dialFailed(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial"
+}
+
 func unsupported(what string) *mq.Error {
 	return mq.Errorf(mq.Unsupported, "this cluster is too old for %s", what)
 }

@@ -26,36 +26,34 @@ const (
 	badSequence         // the broker does not know this producer, or not at this point
 )
 
-// judge reads an answer. What decides between "not appended" and "unknown" is the base offset: a broker that appended
-// and then could not wait for its replicas (DelayedProduce: time-out, lost leadership) answers with the code
-// and the offset that the append got; one that refused before the append answers -1.
+// judge reads an answer. For codes that a broker gives both before an append and after one, while it waits for its
+// replicas (DelayedProduce: time-out, lost leadership), the base offset decides: after an append it is the offset that the
+// batch got, before one it is -1.
 func judge(rp *kmsg.ProduceResponseTopicPartition) verdict {
 	switch rp.ErrorCode {
 	case 0, kerr.DuplicateSequenceNumber.Code:
 		return stored
 	case kerr.NotEnoughReplicasAfterAppend.Code:
 		return degraded
-	}
-	if rp.BaseOffset >= 0 {
-		return unknown
-	}
-	switch rp.ErrorCode {
 	case kerr.NotEnoughReplicas.Code:
 		return short
 	case kerr.MessageTooLarge.Code, kerr.RecordListTooLarge.Code:
 		return tooLarge
-	case kerr.NotLeaderForPartition.Code, kerr.LeaderNotAvailable.Code, kerr.UnknownTopicOrPartition.Code, kerr.ReplicaNotAvailable.Code,
-		kerr.FencedLeaderEpoch.Code, kerr.UnknownLeaderEpoch.Code, kerr.UnknownTopicID.Code, kerr.InconsistentTopicID.Code, kerr.ThrottlingQuotaExceeded.Code:
-		return elsewhere
 	case kerr.OutOfOrderSequenceNumber.Code, kerr.UnknownProducerID.Code, kerr.InvalidProducerEpoch.Code:
 		return badSequence
-	case kerr.RequestTimedOut.Code, kerr.UnknownServerError.Code, kerr.NetworkException.Code, kerr.BrokerNotAvailable.Code, kerr.KafkaStorageError.Code:
-		// KAFKA_STORAGE_ERROR: the disk failed in the append; what it holds is not known.
-		return unknown
-	}
-	if _, ok := classes[rp.ErrorCode]; ok {
+	case kerr.NotLeaderForPartition.Code, kerr.LeaderNotAvailable.Code, kerr.UnknownTopicOrPartition.Code, kerr.ReplicaNotAvailable.Code,
+		kerr.FencedLeaderEpoch.Code, kerr.UnknownLeaderEpoch.Code, kerr.UnknownTopicID.Code, kerr.InconsistentTopicID.Code, kerr.ThrottlingQuotaExceeded.Code:
+		if rp.BaseOffset >= 0 {
+			return unknown
+		}
+		return elsewhere
+	case kerr.CorruptMessage.Code, kerr.InvalidTopicException.Code, kerr.InvalidRequiredAcks.Code, kerr.TopicAuthorizationFailed.Code,
+		kerr.ClusterAuthorizationFailed.Code, kerr.InvalidTimestamp.Code, kerr.UnsupportedVersion.Code, kerr.InvalidRequest.Code,
+		kerr.UnsupportedForMessageFormat.Code, kerr.PolicyViolation.Code, kerr.UnsupportedCompressionType.Code, kerr.InvalidRecord.Code:
 		return refused
 	}
+	// REQUEST_TIMED_OUT: in the leader's log, not on its replicas. KAFKA_STORAGE_ERROR: the disk failed in the append; what it
+	// holds is not known. UNKNOWN_SERVER_ERROR, and codes of later versions: anything.
 	return unknown
 }
 
