@@ -79,6 +79,17 @@ func (s *scanned) add(r *kgo.Record) {
 	s.at[v.place] = v.id
 }
 
+// times are when the places were appended.
+func (s *scanned) times(places []string) []string {
+	var out []string
+	for _, r := range s.records {
+		if slices.Contains(places, r.place) {
+			out = append(out, r.appended.UTC().Format("15:04:05.000"))
+		}
+	}
+	return out
+}
+
 func seeds(b *brokers) []string { return strings.Split(b.bootstrap, ",") }
 
 // awaitCommitted waits until the group's committed offsets are the ends of the topic's partitions.
@@ -152,7 +163,7 @@ func (l *load) checkWrites(s scanned) (duplicates, late int) {
 		if len(found) > 1 {
 			duplicates += len(found) - 1
 			if duplicates <= 5 {
-				l.t.Logf("%s was written %d times: %v", id, len(found), found)
+				l.t.Logf("%s (%v) was written %d times: %v, %v", id, known[id].status, len(found), found, s.times(found))
 			}
 		}
 	}

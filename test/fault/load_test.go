@@ -48,6 +48,8 @@ type load struct {
 	out []*sent
 	in  []*delivered
 	by  map[*sluice.Delivery]*delivered
+	// left are the nodes that streams were moved away from, with the time and why.
+	left []string
 
 	stopPublish, stopConsume context.CancelFunc
 	publishing, consuming    sync.WaitGroup
@@ -61,7 +63,7 @@ func newLoad(t *testing.T, topic string) *load {
 func (l *load) connect(addresses string) *sluice.Client {
 	l.t.Helper()
 	c, err := sluice.Connect(within(l.t, 20*time.Second), addresses, sluice.RefreshNodes(time.Second),
-		sluice.WithHooks(sluice.Hooks{OnSettle: l.settled}))
+		sluice.WithHooks(sluice.Hooks{OnSettle: l.settled, OnReconnect: l.reconnected}))
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -174,6 +176,12 @@ func (l *load) settled(e sluice.SettleEvent) {
 	}
 }
 
+func (l *load) reconnected(e sluice.ReconnectEvent) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.left = append(l.left, fmt.Sprintf("%s %s%s left %s: %v", time.Now().UTC().Format("15:04:05.000"), e.Topic, e.Group, e.Node, e.Err))
+}
+
 // quit ends the consuming.
 func (l *load) quit() {
 	l.stopConsume()
@@ -267,14 +275,22 @@ func (l *load) summary() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	status, reasons := map[string]int{}, map[string]int{}
+	said := map[sluice.Reason]bool{}
 	for _, s := range l.out {
 		status[s.status.String()]++
 		if e := (*sluice.Error)(nil); errors.As(s.err, &e) {
 			reasons[s.status.String()+" "+string(e.Reason)]++
+			if !said[e.Reason] {
+				said[e.Reason] = true
+				l.t.Logf("the first with %s, of %s in partition %q: %v", e.Reason, s.id, s.partition, e)
+			}
 		}
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d sent:", len(l.out))
+	for _, e := range l.left[:min(8, len(l.left))] {
+		fmt.Fprintln(&b, e)
+	}
+	fmt.Fprintf(&b, "%d streams moved; %d sent:", len(l.left), len(l.out))
 	for _, m := range []map[string]int{status, reasons} {
 		for _, k := range slices.Sorted(maps.Keys(m)) {
 			fmt.Fprintf(&b, " %s %d;", k, m[k])

@@ -13,7 +13,7 @@ import (
 const (
 	session     = 6 * time.Second        // of a node in the brokers' groups, by default
 	commitEvery = 200 * time.Millisecond // from an accept to its commit, by default
-	slack       = 300 * time.Millisecond // for the commit's own way, on a machine that is busy
+	slack       = 800 * time.Millisecond // for the commit itself, replicated by three brokers on a machine that is busy
 )
 
 // lanesOf are the partitions of a topic that each node has, by the node's name.
