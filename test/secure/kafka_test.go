@@ -235,6 +235,7 @@ func (g *guarded) joinWithKey(t *testing.T, ctx context.Context, s *site, app st
 		n := harness.New(t, append(args, "--role", "producer", "--control", s.GRPC)...)
 		n.Setenv("SLUICE_CFG_CONTROL_TOKEN=" + strings.TrimSpace(s.administrate(ctx, "", "token", "create", "--node", "joined", "-q").Out))
 		n.Start()
+		s.spread(t, ctx, n)
 		return n
 	}
 	publish := func(n *harness.Node) harness.Result { return keep(s.publishOne(t, ctx, n, app, topic)) }

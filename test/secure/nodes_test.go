@@ -78,6 +78,7 @@ func (tr *trio) publishHereConsumeThere(t *testing.T, ctx context.Context, app s
 	const count = 3000
 	topic := unique("tls")
 	tr.administrate(ctx, "", "topic", "create", topic, "--cluster", "k", "--partitions", "6")
+	tr.spread(t, ctx, tr.nodes[1:]...)
 	stored := harness.Decode[harness.Stored](t, tr.nodes[1].Must(ctx, lines(count), tr.reach(app, "pub", topic, "-o", "json")...).Lines())
 	got := harness.Decode[harness.Message](t, tr.nodes[2].Must(ctx, "", tr.reach(app, "sub", topic, "--group", topic, "--count", fmt.Sprint(count), "--timeout", "30s", "-o", "json")...).Lines())
 	if n := len(harness.ByStatus(stored, "stored")); n != count {
@@ -98,6 +99,7 @@ func (tr *trio) pullAndSettleAnywhere(t *testing.T, ctx context.Context, app str
 	const each = 100
 	topic := unique("one")
 	tr.administrate(ctx, "", "topic", "create", topic, "--cluster", "k", "--partitions", "1")
+	tr.spread(t, ctx, tr.nodes[1:]...)
 	stored := harness.Decode[harness.Stored](t, tr.nodes[0].Must(ctx, lines(3*each), tr.reach(app, "pub", topic, "-o", "json")...).Lines())
 	// The first pull makes the group; a lane that moves while the nodes join would repeat what was leased.
 	tr.awaitOneOwner(t, ctx, app, topic)

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/sluice-mq/sluice/sdk/go"
+	"github.com/sluice-mq/sluice/sdk/go/sluicev1"
 	"github.com/sluice-mq/sluice/test/harness"
 )
 
@@ -139,7 +140,10 @@ func call(ctx context.Context, config *tls.Config, method, url, token, body stri
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
-	client := &http.Client{Timeout: 40 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: config}}
+	// Without "Connection: close": net/http cuts those off that still write when it has answered.
+	tr := &http.Transport{TLSClientConfig: config}
+	defer tr.CloseIdleConnections()
+	client := &http.Client{Timeout: 40 * time.Second, Transport: tr}
 	resp, err := client.Do(req)
 	if err != nil {
 		return 0, "", err
@@ -178,6 +182,22 @@ func (s *site) scheme() string {
 		return "http://"
 	}
 	return "https://"
+}
+
+// spread waits until other nodes know what this one, which has the control plane, knows now: tokens, topics, groups.
+func (s *site) spread(t *testing.T, ctx context.Context, others ...*harness.Node) {
+	t.Helper()
+	version := func(n *harness.Node) uint64 {
+		r, err := sluicev1.NewSessionServiceClient(dial(t, n.GRPC, s.tls())).Nodes(bearer(ctx, s.admin), &sluicev1.NodesRequest{})
+		if err != nil {
+			t.Logf("node %s: %v", n.Name, err)
+		}
+		return r.GetSnapshotVersion()
+	}
+	want := version(s.Node)
+	for _, n := range others {
+		waitUntil(t, ctx, "node "+n.Name+" has the newest snapshot", func() bool { return want > 0 && version(n) >= want })
+	}
 }
 
 func within(t testing.TB, d time.Duration) context.Context {
