@@ -69,11 +69,19 @@ func printLine(w io.Writer, text string) {
 	fmt.Fprintf(w, "error: %s\n", text)
 }
 
+// withCause adds what the client heard last, where it gave up for want of time: that is why there was no result.
+func withCause(e *sluice.Error) string {
+	if last, ok := errors.AsType[*sluice.Error](e.Cause); ok && last.Message != "" {
+		return e.Message + "; the last answer: " + last.Message
+	}
+	return e.Message
+}
+
 // describe is the text of an error for people: servers answer with a text that says what to do already.
 func describe(err error) string {
 	var se *sluice.Error
 	if errors.As(err, &se) && se.Message != "" {
-		return prefixOf(err, se.Error()) + plainConnection(se.Message)
+		return prefixOf(err, se.Error()) + plainConnection(withCause(se))
 	}
 	var g interface {
 		error

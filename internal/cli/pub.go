@@ -357,7 +357,7 @@ func parts(err error) (code, message string, retryMs int64, maybe bool) {
 	if !errors.As(err, &e) {
 		return string(sluice.ReasonInternal), err.Error(), 0, sluice.MaybeSent(err)
 	}
-	return string(e.Reason), e.Message, e.RetryAfter.Milliseconds(), sluice.MaybeSent(err)
+	return string(e.Reason), withCause(e), e.RetryAfter.Milliseconds(), sluice.MaybeSent(err)
 }
 
 func resultObject(topic string, res *sluice.Result) any {

@@ -145,6 +145,18 @@ func TestReturnCountsNoAttemptAndItsReceiptIsVoid(t *testing.T) {
 	}
 }
 
+func TestReleasedMessagesDeadLetterSaysWhy(t *testing.T) {
+	t.Parallel()
+	c := config(Any)
+	c.Policies[0].MaxAttempts = 1
+	l := fill(t, c, "")
+	d := take(l, 0, 1, 1)
+	settle(t, l, 0, d[0], Release, OK)
+	if len(l.Effects.Dead) != 1 || l.Effects.Dead[0].Cause == "" {
+		t.Errorf("dead letters: %+v", l.Effects.Dead)
+	}
+}
+
 func TestDeadLetterCountsOnlyOnceStored(t *testing.T) {
 	t.Parallel()
 	l := fill(t, config(Any), "", "")

@@ -1,6 +1,9 @@
 package lane
 
-import "time"
+import (
+	"strconv"
+	"time"
+)
 
 // Action is what a client says of a lease.
 type Action uint8
@@ -161,6 +164,12 @@ func (l *Lane) again(now time.Duration, at int32, delay time.Duration, cause str
 	s := &l.slots[at]
 	p := l.policy(s)
 	if int(s.attempts) >= p.MaxAttempts {
+		if cause == "" {
+			cause = "released " + strconv.Itoa(int(s.attempts)) + " times"
+			if s.attempts == 1 {
+				cause = "released at its only attempt"
+			}
+		}
 		l.die(at, cause)
 		return
 	}
