@@ -87,10 +87,7 @@ func startGuarded(t *testing.T) *guarded {
 	}
 	conf = append(conf, "listener.name.mutual.ssl.client.auth=required")
 
-	run, err := os.MkdirTemp("", "sluice-guarded-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	run := t.TempDir()
 	kafka := func(ctx context.Context, args ...string) {
 		cmd := exec.CommandContext(ctx, filepath.Join(scripts, "kafka.sh"), args...)
 		cmd.Env = append(os.Environ(), "BROKERS_RUN="+run)
@@ -110,7 +107,6 @@ func startGuarded(t *testing.T) *guarded {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		kafka(ctx, "destroy", "guarded")
-		_ = os.RemoveAll(run) // a folder of the system's for such
 	})
 	args := []string{"start", "guarded", "4.4.0", "--base-port", fmt.Sprint(g.base)}
 	for _, c := range conf {
