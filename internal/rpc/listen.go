@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -38,9 +39,46 @@ type limitListener struct {
 	metrics    *metrics
 	now        func() time.Time
 
+	turning atomic.Int32   // connections that are being told
+	told    sync.WaitGroup // their goroutines
+
 	mu   sync.Mutex // guards open, from
 	open int
 	from map[netip.Addr]int
+}
+
+// Those over the limit are told so after they have asked: an answer before the request, or a close with the request
+// unread, reaches many clients as a broken connection instead.
+const (
+	maxTurning  = 64 // at once; more are closed without a word
+	turningTime = 500 * time.Millisecond
+)
+
+// turnAway tells a connection over the limit why, and closes it.
+func (l *limitListener) turnAway(c net.Conn) {
+	if l.refusal == nil || l.turning.Add(1) > maxTurning {
+		if l.refusal != nil {
+			l.turning.Add(-1)
+		}
+		_ = c.Close() // nothing was exchanged
+		return
+	}
+	l.told.Go(func() {
+		defer l.turning.Add(-1)
+		defer c.Close()                                //nolint:errcheck // best effort: the client is turned away in any case
+		_ = c.SetDeadline(time.Now().Add(turningTime)) // as above
+		var head [4 << 10]byte
+		if _, err := c.Read(head[:]); err == nil {
+			_, _ = c.Write(l.refusal) // as above
+		}
+	})
+}
+
+// Close implements net.Listener; it waits for those that are being told.
+func (l *limitListener) Close() error {
+	err := l.Listener.Close()
+	l.told.Wait()
+	return err
 }
 
 func newLimitListener(l net.Listener, name string, cfg Config, refusal []byte, m *metrics, now func() time.Time) *limitListener {
@@ -60,11 +98,7 @@ func (l *limitListener) Accept() (net.Conn, error) {
 		addr := hostOf(c.RemoteAddr())
 		if limit := l.enter(addr); limit != "" {
 			l.metrics.refused.WithLabelValues(l.name, limit).Inc()
-			if l.refusal != nil {
-				_ = c.SetWriteDeadline(l.now().Add(100 * time.Millisecond)) // best effort: the client is turned away in any case
-				_, _ = c.Write(l.refusal)
-			}
-			_ = c.Close() // nothing was exchanged
+			l.turnAway(c)
 			continue
 		}
 		l.metrics.connections.WithLabelValues(l.name).Inc()

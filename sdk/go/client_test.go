@@ -52,7 +52,7 @@ func connect(t testing.TB, nodes int, opts ...sluice.Option) (*sluicetest.Server
 // until polls until ok.
 func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(15 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(15 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) { // polls with a deadline
 		if time.Now().After(end) {
 			t.Fatalf("waited too long until %s", what)
 		}

@@ -239,7 +239,7 @@ func TestPublishStreamWindowHoldsTheReader(t *testing.T) {
 		if got := len(b.publisher.taken()); got > 2 {
 			t.Fatalf("%d batches in a window of two", got)
 		}
-		time.Sleep(time.Millisecond / 10) // gives a wrong reader the chance to go on
+		time.Sleep(time.Millisecond / 10) // polls a hundred times: a wrong reader would have gone on
 	}
 	close(b.publisher.hold)
 	for i := range n {
