@@ -299,8 +299,10 @@ func TestInterruptedSubEndsCleanly(t *testing.T) {
 
 func TestGivenUpErrorTellsTheLastAnswer(t *testing.T) {
 	t.Parallel()
-	err := &sluice.Error{Reason: sluice.ReasonDeadlineExceeded, Message: "no result by its deadline",
-		Cause: &sluice.Error{Reason: sluice.ReasonControlUnavailable, Message: "the control plane does not answer"}}
+	err := &sluice.Error{
+		Reason: sluice.ReasonDeadlineExceeded, Message: "no result by its deadline",
+		Cause: &sluice.Error{Reason: sluice.ReasonControlUnavailable, Message: "the control plane does not answer"},
+	}
 	want := "no result by its deadline; the last answer: the control plane does not answer"
 	if got := describe(err); got != want {
 		t.Errorf("got %q, want %q", got, want)

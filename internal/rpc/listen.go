@@ -65,7 +65,7 @@ func (l *limitListener) turnAway(c net.Conn) {
 	}
 	l.told.Go(func() {
 		defer l.turning.Add(-1)
-		defer c.Close()                                //nolint:errcheck // best effort: the client is turned away in any case
+		defer c.Close()                                // best effort: the client is turned away in any case
 		_ = c.SetDeadline(time.Now().Add(turningTime)) // as above
 		var head [4 << 10]byte
 		if _, err := c.Read(head[:]); err == nil {

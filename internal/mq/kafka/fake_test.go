@@ -171,7 +171,7 @@ func (c *linkConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if err == nil && c.produce.Load() && c.l.losing.Load() > 0 {
 		c.l.losing.Add(-1)
-		c.Conn.Close()
+		c.Close()
 		return 0, errors.New("the answer is lost")
 	}
 	return n, err
