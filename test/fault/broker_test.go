@@ -125,7 +125,7 @@ func TestMovedLeadersRepeatNothing(t *testing.T) {
 	l.consume(n.GRPC, l.topic, time.Millisecond)
 	l.publish(n.GRPC, 4, 25, 300, 10*time.Second)
 	l.warm(500)
-	for range 6 {
+	for range 3 {
 		b.rotate(t, l.topic)
 		before := l.stored()
 		eventually(t, 30*time.Second, "publishing goes on", func() bool { return l.stored() > before+500 })
