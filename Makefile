@@ -79,6 +79,10 @@ test-brokers: ## Driver conformance on real brokers (starts them)
 e2e: ## End-to-end tests of the binary on the embedded store
 	$(GO) test -count=1 -timeout 15m ./test/e2e/
 
+.PHONY: fault
+fault: ## Break brokers and nodes under load, every message counted (not in `make test` yet: see docs/testing.md)
+	SLUICE_TEST_OLD=none SLUICE_TEST_REQUIRE=kafka test/brokers-run.sh $(GO) test -count=1 -v -timeout 20m ./test/fault/
+
 .PHONY: bench
 bench: build ## Compare the product with a bare relay and direct access, on a Kafka of its own
 	test/bench/run.sh

@@ -22,4 +22,5 @@ stage lint make --no-print-directory fmt-check lint
 stage imports make --no-print-directory imports
 stage unit make --no-print-directory unit
 export SLUICE_TEST_REQUIRE=kafka,kafka-old,java
-stage brokers test/brokers-run.sh go test -count=1 -p 1 -timeout 25m ./internal/mq/kafka/ ./internal/consume/ ./test/...
+stage brokers test/brokers-run.sh go test -count=1 -p 1 -timeout 25m ./internal/mq/kafka/ ./internal/consume/ \
+  ./test/imports/ ./test/docs/ ./test/e2e/ ./test/cluster/ ./test/native/ ./test/secure/ ./test/bench/... ./test/harness/
