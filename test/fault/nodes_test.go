@@ -13,7 +13,7 @@ import (
 const (
 	session     = 6 * time.Second        // of a node in the brokers' groups, by default
 	commitEvery = 200 * time.Millisecond // from an accept to its commit, by default
-	slack       = 800 * time.Millisecond // for the commit itself, replicated by three brokers on a machine that is busy
+	slack       = 300 * time.Millisecond // for the commit itself, replicated by three brokers
 )
 
 // lanesOf are the partitions of a topic that each node has, by the node's name.
@@ -210,9 +210,12 @@ func TestPausedNodeIsFenced(t *testing.T) {
 	t.Log(l.summary())
 	t.Logf("%d lanes run elsewhere after %v, the node was paused for %v; repeats: %d were open, %d accepted within the last %v, %d others; %d duplicate writes, %d late; accepts not recorded: %v",
 		len(lanes), took.Round(time.Millisecond), resumed.Sub(paused).Round(time.Millisecond), open, recent, commitEvery+slack, unexcused, duplicates, late, l.settleErrors())
-	// What stood in the node's socket, or in a batch that was formed, when it was stopped is worked off when it goes on:
-	// counted here, since nothing is lost or reordered by it.
-	t.Logf("accepts answered ok by the stale owner (A11): %d; appended after their deadline (A4, at most a batch in flight): %d", stale, late)
+	// Appends after the deadline are the batch that was formed when the node was stopped: counted, since the scan cannot tell
+	// them from a first transmission.
+	t.Logf("appended after their deadline (A4, at most a batch in flight): %d", late)
+	if stale > 0 {
+		t.Errorf("%d accepts were answered ok by the stale owner (A11)", stale)
+	}
 	if unexcused > 0 {
 		t.Errorf("%d messages came again (A7) although their accept was recorded before", unexcused)
 	}
