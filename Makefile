@@ -3,6 +3,8 @@
 export GOTOOLCHAIN := auto
 SHELL := /bin/bash
 GO := go
+# The SDK's module asks for an older Go than the tools do.
+TOOLCHAIN := go$(shell awk '$$1 == "go" { print $$2 }' go.mod)
 TOOL = $(GO) tool -modfile=tools/$(1).mod
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X github.com/sluice-mq/sluice/internal/telemetry.version=$(VERSION)
@@ -47,7 +49,7 @@ fmt-check:
 lint: ## Lint Go and proto files
 	$(call TOOL,buf) buf lint
 	$(call TOOL,lint) golangci-lint run ./...
-	cd sdk/go && $(GO) tool -modfile=../../tools/lint.mod golangci-lint run ./...
+	cd sdk/go && GOTOOLCHAIN=$(TOOLCHAIN) $(GO) tool -modfile=../../tools/lint.mod golangci-lint run ./...
 
 .PHONY: gen
 gen: ## Generate Go from proto/, and the reference pages from the code
